@@ -2,11 +2,14 @@
 
 GalleyError
 ├── NotFound            the thing does not exist, or belongs to another tenant (the same answer)
+├── Malformed           the input cannot be read at all (not JSON, a forged cursor, an impossible header)
+├── UnsupportedMedia    the input is of a kind or encoding that is not accepted here
 ├── Invalid             the input breaks a rule; carries one entry per fault
 ├── Unauthenticated     nobody is known to be calling
 ├── Forbidden           somebody is known, but may not do this
 ├── Conflict            the thing is in a state that does not allow this
 ├── PreconditionFailed  the caller decided about something that has changed since
+├── PreconditionNeeded  the caller must say which version is meant before it may be changed
 ├── TooLarge            a stated limit on size was passed
 ├── RateLimited         too many calls; try again later
 ├── Unavailable         something this needs is not answering right now
@@ -46,6 +49,18 @@ class NotFound(GalleyError):
     slug, title = "not-found", "Not found"
 
 
+class Malformed(GalleyError):
+    """The input cannot be read at all."""
+
+    slug, title = "malformed", "The request cannot be read"
+
+
+class UnsupportedMedia(GalleyError):
+    """The input is of a kind or encoding that is not accepted here."""
+
+    slug, title = "unsupported-media-type", "Not a kind of content that is accepted here"
+
+
 class Invalid(GalleyError):
     """The input breaks a rule; `faults` says where and why."""
 
@@ -78,6 +93,12 @@ class PreconditionFailed(GalleyError):
     """The caller decided about something that has changed since."""
 
     slug, title = "precondition-failed", "It has changed since you saw it"
+
+
+class PreconditionNeeded(GalleyError):
+    """The caller must say which version is meant (If-Match) before it may be changed."""
+
+    slug, title = "precondition-required", "Say which version you mean"
 
 
 class TooLarge(GalleyError):
