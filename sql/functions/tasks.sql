@@ -1,0 +1,479 @@
+-- The engine: every transition of a task that crosses tenants or moves rows between tables.
+-- Functions marked SECURITY DEFINER belong to galley_engine and are the one door across tenants; the others run as the
+-- caller, so a web transaction stays inside its tenant. The table of transitions is services/task_states.py.
+
+-- Let blocked tasks of the given keys run again as far as there is room. Called by every transition out of running, after
+-- the rows have moved, and by the reconciler. Too many is harmless: the claim counts exactly and parks them again.
+CREATE OR REPLACE FUNCTION app.release_keys(p_tenants uuid[], p_queues text[], p_keys text[]) RETURNS text[]
+LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
+DECLARE
+  woken text[];
+BEGIN
+  IF coalesce(cardinality(p_keys), 0) = 0 THEN
+    RETURN '{}';
+  END IF;
+  WITH freed AS (
+    SELECT DISTINCT f.tenant_id, f.queue, f.key
+    FROM unnest(p_tenants, p_queues, p_keys) AS f (tenant_id, queue, key)
+    WHERE f.key IS NOT NULL
+  ), chosen AS MATERIALIZED (
+    SELECT b.id
+    FROM freed f
+    CROSS JOIN LATERAL (
+      SELECT count(*) AS n FROM tasks h
+      WHERE h.tenant_id = f.tenant_id AND h.queue = f.queue AND h.concurrency_key = f.key AND h.state = 'running'
+    ) held
+    CROSS JOIN LATERAL (
+      SELECT t.id FROM tasks t
+      WHERE t.tenant_id = f.tenant_id AND t.queue = f.queue AND t.concurrency_key = f.key AND t.state = 'blocked'
+        AND t.concurrency_limit > held.n
+      ORDER BY t.priority, t.run_at, t.id
+      LIMIT 20
+      FOR NO KEY UPDATE SKIP LOCKED
+    ) b
+  ), unblocked AS (
+    UPDATE tasks t SET state = 'queued' FROM chosen WHERE t.id = chosen.id RETURNING t.queue
+  )
+  SELECT array_agg(DISTINCT queue) INTO woken FROM unblocked;
+  RETURN coalesce(woken, '{}');
+END $$;
+
+-- Move live rows, which the caller has locked, to history in a final state, with one event each.
+CREATE OR REPLACE FUNCTION app.end_tasks(p_ids uuid[], p_state text, p_event text, p_error jsonb, p_actor text, p_reason text)
+RETURNS void LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
+DECLARE
+  moment timestamptz := app.now();
+  freed_tenants uuid[];
+  freed_queues text[];
+  freed_keys text[];
+BEGIN
+  WITH gone AS (
+    DELETE FROM tasks t WHERE t.id = ANY (p_ids) RETURNING t.*
+  ), moved AS (
+    INSERT INTO task_history (id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence,
+      executor_id, run_at, created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit,
+      progress, error, request_id, payload, finished_at, ended_by, reason, result)
+    SELECT g.id, g.tenant_id, g.queue, g.type, g.type_version, p_state, g.priority, g.attempt, g.max_attempts, g.crashes, g.snoozes, g.fence,
+      g.executor_id, g.run_at, g.created_at, g.created_by, g.started_at, g.timeout_seconds, g.start_before, g.retry_of, g.concurrency_key,
+      g.concurrency_limit, g.progress, coalesce(p_error, g.error), g.request_id, g.payload, moment, p_actor, p_reason, NULL
+    FROM gone g
+  ), told AS (
+    INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
+    SELECT g.tenant_id, g.id, moment, p_event, g.fence, g.attempt, p_actor, g.executor_id,
+           jsonb_strip_nulls(jsonb_build_object('from', g.state, 'reason', p_reason, 'error', p_error))
+    FROM gone g
+  )
+  SELECT array_agg(g.tenant_id), array_agg(g.queue), array_agg(g.concurrency_key)
+  INTO freed_tenants, freed_queues, freed_keys
+  FROM gone g
+  WHERE g.state = 'running' AND g.concurrency_key IS NOT NULL;
+  PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
+  PERFORM app.close_reviews(p_ids);
+END $$;
+
+-- Claim up to p_want tasks of one queue for an executor.
+-- outcome: claimed (with a task), empty, contended (another executor holds the queue: try again), paused, limited, unregistered.
+CREATE OR REPLACE FUNCTION app.claim(p_executor uuid, p_queue text, p_want int)
+RETURNS TABLE (outcome text, id uuid, tenant_id uuid, type text, type_version smallint, fence int, attempt smallint, max_attempts smallint,
+               priority smallint, run_at timestamptz, seconds_left double precision, created_by text, request_id text, payload jsonb)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  moment timestamptz := app.now();
+  chosen_queue queues;
+  room int := p_want;
+  running int;
+  candidates uuid[];
+  keyed boolean;
+  parked uuid[];
+BEGIN
+  -- The queue row is the mutex: counts below are statements of their own, so each sees what the last claimer did.
+  SELECT * INTO chosen_queue FROM queues q WHERE q.name = p_queue FOR NO KEY UPDATE SKIP LOCKED;
+  IF NOT FOUND THEN
+    RETURN QUERY SELECT o.outcome, t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
+      NULL::double precision, t.created_by, t.request_id, t.payload
+      FROM (SELECT CASE WHEN EXISTS (SELECT FROM queues q WHERE q.name = p_queue) THEN 'contended' ELSE 'empty' END) AS o (outcome)
+      LEFT JOIN tasks t ON false;
+    RETURN;
+  END IF;
+  IF chosen_queue.paused_at IS NOT NULL AND coalesce(chosen_queue.resume_at > moment, true) THEN
+    outcome := 'paused';
+    RETURN NEXT;
+    RETURN;
+  END IF;
+  IF NOT EXISTS (SELECT FROM executors e WHERE e.id = p_executor AND e.lease_until > moment AND e.draining_at IS NULL) THEN
+    outcome := 'unregistered';
+    RETURN NEXT;
+    RETURN;
+  END IF;
+  IF chosen_queue.max_running IS NOT NULL THEN
+    SELECT count(*) INTO running FROM tasks t WHERE t.queue = p_queue AND t.state = 'running';
+    room := least(room, chosen_queue.max_running - running);
+    IF room <= 0 THEN
+      outcome := 'limited';
+      RETURN NEXT;
+      RETURN;
+    END IF;
+  END IF;
+
+  LOOP
+    SELECT array_agg(c.id), bool_or(c.concurrency_key IS NOT NULL) INTO candidates, keyed
+    FROM (
+      SELECT t.id, t.concurrency_key FROM tasks t
+      WHERE t.queue = p_queue AND t.state = 'queued' AND (t.start_before IS NULL OR t.start_before > moment)
+      ORDER BY t.priority, t.run_at, t.id
+      LIMIT room
+      FOR NO KEY UPDATE SKIP LOCKED
+    ) c;
+    IF candidates IS NULL THEN
+      outcome := 'empty';
+      RETURN NEXT;
+      RETURN;
+    END IF;
+    EXIT WHEN NOT keyed;
+    -- Tasks whose key is full are parked, so a hot key at the head of the queue costs once, not at every claim.
+    SELECT array_agg(ranked.id) INTO parked
+    FROM (
+      SELECT t.id, t.concurrency_limit AS room_of_key,
+             row_number() OVER (PARTITION BY t.tenant_id, t.concurrency_key ORDER BY t.priority, t.run_at, t.id) +
+             (SELECT count(*) FROM tasks h WHERE h.tenant_id = t.tenant_id AND h.queue = t.queue
+                AND h.concurrency_key = t.concurrency_key AND h.state = 'running') AS place
+      FROM tasks t
+      WHERE t.id = ANY (candidates) AND t.concurrency_key IS NOT NULL
+    ) ranked
+    WHERE ranked.place > ranked.room_of_key;
+    EXIT WHEN parked IS NULL;
+    WITH blocked AS (
+      UPDATE tasks t SET state = 'blocked' WHERE t.id = ANY (parked) RETURNING t.*
+    )
+    INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
+    SELECT b.tenant_id, b.id, moment, 'blocked', b.fence, b.attempt, 'executor', p_executor, jsonb_build_object('key', b.concurrency_key)
+    FROM blocked b;
+    candidates := ARRAY(SELECT c FROM unnest(candidates) c WHERE c <> ALL (parked));
+    EXIT WHEN cardinality(candidates) > 0;
+  END LOOP;
+
+  RETURN QUERY
+    UPDATE tasks t
+    SET state = 'running', attempt = t.attempt + 1, fence = t.fence + 1, executor_id = p_executor, started_at = moment,
+        deadline_at = least(moment + make_interval(secs => t.timeout_seconds), t.total_deadline_at), progress = NULL
+    WHERE t.id = ANY (candidates)
+    RETURNING 'claimed', t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
+      extract(epoch FROM t.deadline_at - moment)::double precision, t.created_by, t.request_id, t.payload;
+END $$;
+
+-- End runs in one batch. outcome per id: done (also when an earlier try of this very batch had committed), busy (its row is
+-- locked by somebody: send it again), stale (the run no longer owns the task: its result is refused).
+CREATE OR REPLACE FUNCTION app.finish(p_ids uuid[], p_fences int[], p_states text[], p_results jsonb[], p_errors jsonb[])
+RETURNS TABLE (id uuid, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  moment timestamptz := app.now();
+  done uuid[];
+  ended_badly uuid[];
+  freed_tenants uuid[];
+  freed_queues text[];
+  freed_keys text[];
+BEGIN
+  WITH given AS MATERIALIZED (
+    SELECT * FROM unnest(p_ids, p_fences, p_states, p_results, p_errors) AS i (id, fence, state, result, error)
+  ), locked AS MATERIALIZED (
+    -- No test of the state here: the fence implies it, and the planner would take the small running index (70 ms against 8).
+    SELECT t.id FROM tasks t JOIN given i ON t.id = i.id AND t.fence = i.fence ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+  ), gone AS (
+    DELETE FROM tasks t USING locked l WHERE t.id = l.id RETURNING t.*
+  ), moved AS (
+    INSERT INTO task_history (id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence,
+      executor_id, run_at, created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit,
+      progress, error, request_id, payload, finished_at, ended_by, reason, result)
+    SELECT g.id, g.tenant_id, g.queue, g.type, g.type_version, i.state, g.priority, g.attempt, g.max_attempts, g.crashes, g.snoozes, g.fence,
+      g.executor_id, g.run_at, g.created_at, g.created_by, g.started_at, g.timeout_seconds, g.start_before, g.retry_of, g.concurrency_key,
+      g.concurrency_limit, g.progress, i.error, g.request_id, g.payload, moment, NULL, NULL, i.result
+    FROM gone g JOIN given i ON i.id = g.id
+  )
+  SELECT array_agg(g.id),
+         array_agg(g.id) FILTER (WHERE i.state <> 'succeeded'),
+         array_agg(g.tenant_id) FILTER (WHERE g.concurrency_key IS NOT NULL),
+         array_agg(g.queue) FILTER (WHERE g.concurrency_key IS NOT NULL),
+         array_agg(g.concurrency_key) FILTER (WHERE g.concurrency_key IS NOT NULL)
+  INTO done, ended_badly, freed_tenants, freed_queues, freed_keys
+  FROM gone g JOIN given i ON i.id = g.id;
+  PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
+  IF ended_badly IS NOT NULL THEN
+    PERFORM app.close_reviews(ended_badly);
+  END IF;
+  IF cardinality(done) = cardinality(p_ids) THEN
+    RETURN QUERY SELECT d, 'done' FROM unnest(done) d;
+    RETURN;
+  END IF;
+  RETURN QUERY
+    SELECT i.id,
+           CASE WHEN i.id = ANY (coalesce(done, '{}')) THEN 'done'
+                WHEN EXISTS (SELECT FROM tasks t WHERE t.id = i.id AND t.fence = i.fence) THEN 'busy'
+                WHEN EXISTS (SELECT FROM task_history h WHERE h.id = i.id AND h.fence = i.fence AND h.state = i.state AND h.ended_by IS NULL) THEN 'done'
+                ELSE 'stale' END
+    FROM unnest(p_ids, p_fences, p_states) AS i (id, fence, state);
+END $$;
+
+-- Give one run's task back to its queue: after an error, a time-out (p_counts), or without using the attempt up (a snooze).
+-- p_counts false also counts a snooze. False when the run no longer owns the task.
+CREATE OR REPLACE FUNCTION app.retry(p_id uuid, p_fence int, p_event text, p_error jsonb, p_delay_seconds double precision, p_counts boolean)
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+DECLARE
+  moment timestamptz := app.now();
+  held tasks;
+BEGIN
+  SELECT * INTO held FROM tasks t WHERE t.id = p_id AND t.fence = p_fence FOR NO KEY UPDATE;
+  IF NOT FOUND THEN
+    RETURN false;
+  END IF;
+  UPDATE tasks t
+  SET state = CASE WHEN p_delay_seconds > 0 THEN 'scheduled' ELSE 'queued' END,
+      run_at = moment + make_interval(secs => p_delay_seconds),
+      executor_id = NULL, deadline_at = NULL, fence = t.fence + 1, error = coalesce(p_error, t.error),
+      attempt = t.attempt - CASE WHEN p_counts THEN 0 ELSE 1 END,
+      snoozes = t.snoozes + CASE WHEN p_counts THEN 0 ELSE 1 END
+  WHERE t.id = p_id;
+  INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
+  VALUES (held.tenant_id, p_id, moment, p_event, p_fence, held.attempt, 'executor', held.executor_id,
+          jsonb_strip_nulls(jsonb_build_object('error', p_error, 'delay_seconds', p_delay_seconds)));
+  PERFORM app.mark_unknown_calls(ARRAY[p_id]);
+  PERFORM app.release_keys(ARRAY[held.tenant_id], ARRAY[held.queue], array_remove(ARRAY[held.concurrency_key], NULL));
+  RETURN true;
+END $$;
+
+-- Give the runs of a stopping executor back, attempt refunded: nothing waits for its lease to expire.
+CREATE OR REPLACE FUNCTION app.give_back(p_executor uuid, p_ids uuid[], p_fences int[]) RETURNS uuid[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+DECLARE
+  moment timestamptz := app.now();
+  given uuid[];
+  freed_tenants uuid[];
+  freed_queues text[];
+  freed_keys text[];
+BEGIN
+  WITH locked AS MATERIALIZED (
+    SELECT t.id FROM tasks t
+    WHERE (t.id, t.fence) IN (SELECT * FROM unnest(p_ids, p_fences)) AND t.executor_id = p_executor
+    ORDER BY t.id FOR NO KEY UPDATE
+  ), back AS (
+    UPDATE tasks t
+    SET state = 'queued', attempt = t.attempt - 1, fence = t.fence + 1, executor_id = NULL, deadline_at = NULL
+    FROM locked l WHERE t.id = l.id
+    RETURNING t.*
+  ), told AS (
+    INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
+    SELECT b.tenant_id, b.id, moment, 'interrupted', b.fence - 1, b.attempt, 'executor', p_executor, '{"reason": "the executor stopped"}'
+    FROM back b
+  )
+  SELECT array_agg(b.id), array_agg(b.tenant_id) FILTER (WHERE b.concurrency_key IS NOT NULL),
+         array_agg(b.queue) FILTER (WHERE b.concurrency_key IS NOT NULL),
+         array_agg(b.concurrency_key) FILTER (WHERE b.concurrency_key IS NOT NULL)
+  INTO given, freed_tenants, freed_queues, freed_keys
+  FROM back b;
+  PERFORM app.mark_unknown_calls(given);
+  PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
+  RETURN coalesce(given, '{}');
+END $$;
+
+-- Take over what dead executors left: their executor is missing or its lease has expired, or the run is long past its deadline.
+CREATE OR REPLACE FUNCTION app.rescue(p_limit int, p_overdue_seconds int)
+RETURNS TABLE (id uuid, queue text, type text, outcome text)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  moment timestamptz := app.now();
+  lost uuid[];
+  exhausted uuid[];
+  looping uuid[];
+  refused uuid[];
+  freed_tenants uuid[];
+  freed_queues text[];
+  freed_keys text[];
+BEGIN
+  SELECT array_agg(r.id),
+         array_agg(r.id) FILTER (WHERE r.attempt >= r.max_attempts),
+         array_agg(r.id) FILTER (WHERE r.attempt < r.max_attempts AND r.crashes >= 2),
+         array_agg(r.id) FILTER (WHERE r.attempt < r.max_attempts AND r.crashes < 2 AND r.on_crash = 'fail'),
+         array_agg(r.tenant_id) FILTER (WHERE r.concurrency_key IS NOT NULL),
+         array_agg(r.queue) FILTER (WHERE r.concurrency_key IS NOT NULL),
+         array_agg(r.concurrency_key) FILTER (WHERE r.concurrency_key IS NOT NULL)
+  INTO lost, exhausted, looping, refused, freed_tenants, freed_queues, freed_keys
+  FROM (
+    SELECT t.* FROM tasks t
+    WHERE t.state = 'running'
+      AND (NOT EXISTS (SELECT FROM executors e WHERE e.id = t.executor_id AND e.lease_until > moment)
+           OR t.deadline_at + make_interval(secs => p_overdue_seconds) < moment)
+    ORDER BY t.id
+    LIMIT p_limit
+    FOR NO KEY UPDATE OF t SKIP LOCKED
+  ) r;
+  IF lost IS NULL THEN
+    RETURN;
+  END IF;
+  RETURN QUERY
+    SELECT t.id, t.queue, t.type,
+           CASE WHEN t.id = ANY (coalesce(exhausted, '{}') || coalesce(looping, '{}') || coalesce(refused, '{}')) THEN 'failed'
+                WHEN t.on_crash = 'hold' THEN 'held' ELSE 'rescued' END
+    FROM tasks t WHERE t.id = ANY (lost);
+  PERFORM app.mark_unknown_calls(lost);
+  IF exhausted IS NOT NULL THEN
+    PERFORM app.end_tasks(exhausted, 'failed', 'failed', '{"class": "crash", "message": "the executor died and no attempts are left"}', 'system:rescuer', NULL);
+  END IF;
+  IF looping IS NOT NULL THEN
+    PERFORM app.end_tasks(looping, 'failed', 'crash_limit', '{"class": "crash_loop", "message": "the executor died three times while running this task"}', 'system:rescuer', NULL);
+  END IF;
+  IF refused IS NOT NULL THEN
+    PERFORM app.end_tasks(refused, 'failed', 'failed', '{"class": "crash", "message": "the executor died, and this type of task does not run again after a crash"}', 'system:rescuer', NULL);
+  END IF;
+  WITH rescued AS (
+    UPDATE tasks t
+    SET state = CASE WHEN t.on_crash = 'hold' THEN 'waiting' ELSE 'queued' END,
+        waiting_for = CASE WHEN t.on_crash = 'hold' THEN 'operator' END,
+        waiting_since = CASE WHEN t.on_crash = 'hold' THEN moment END,
+        wait_until = NULL,
+        executor_id = NULL, deadline_at = NULL, fence = t.fence + 1, crashes = t.crashes + 1,
+        error = '{"class": "crash", "message": "the executor died"}'
+    FROM tasks before
+    WHERE t.id = ANY (lost) AND before.id = t.id AND t.state = 'running'
+    RETURNING t.*, before.executor_id AS dead_executor
+  )
+  INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
+  SELECT r.tenant_id, r.id, moment, CASE WHEN r.state = 'waiting' THEN 'held' ELSE 'rescued' END, r.fence - 1, r.attempt, 'system:rescuer',
+         r.dead_executor, jsonb_build_object('crashes', r.crashes)
+  FROM rescued r;
+  PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
+END $$;
+
+-- Queue what is due: scheduled tasks, and waiting ones whose time is up.
+-- Returns the queues that have new work and the seconds until the next task is due (NULL: none).
+CREATE OR REPLACE FUNCTION app.promote(p_limit int) RETURNS TABLE (queues text[], promoted int, next_due_seconds double precision)
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  moment timestamptz := app.now();
+  due_queues text[];
+  expired_queues text[];
+  due_count int;
+  expired_count int;
+BEGIN
+  WITH due AS MATERIALIZED (
+    SELECT t.id FROM tasks t WHERE t.state = 'scheduled' AND t.run_at <= moment ORDER BY t.run_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
+  ), ready AS (
+    UPDATE tasks t SET state = 'queued' FROM due WHERE t.id = due.id RETURNING t.queue
+  )
+  SELECT array_agg(DISTINCT r.queue), count(*) INTO due_queues, due_count FROM ready r;
+  WITH due AS MATERIALIZED (
+    SELECT t.id FROM tasks t WHERE t.state = 'waiting' AND t.wait_until <= moment ORDER BY t.wait_until LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
+  ), ready AS (
+    -- waiting_for and wait_until stay: the next run reads from them that nothing came.
+    UPDATE tasks t SET state = 'queued', run_at = moment, total_deadline_at = t.total_deadline_at + (moment - t.waiting_since), waiting_since = NULL
+    FROM due WHERE t.id = due.id RETURNING t.*
+  ), told AS (
+    INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, detail)
+    SELECT r.tenant_id, r.id, moment, 'wait_expired', r.fence, r.attempt, 'system:scheduler', jsonb_build_object('signal', r.waiting_for) FROM ready r
+  )
+  SELECT array_agg(DISTINCT r.queue), count(*) INTO expired_queues, expired_count FROM ready r;
+  RETURN QUERY
+    SELECT coalesce(due_queues, '{}') || coalesce(expired_queues, '{}'), due_count + expired_count,
+      extract(epoch FROM least(
+        (SELECT min(t.run_at) FROM tasks t WHERE t.state = 'scheduled'),
+        (SELECT min(t.wait_until) FROM tasks t WHERE t.state = 'waiting')) - moment)::double precision;
+END $$;
+
+-- End what nobody may wait for any longer, wake keys that have room, drop what has expired. Safe to run anywhere, any time.
+CREATE OR REPLACE FUNCTION app.sweep(p_limit int) RETURNS TABLE (timed_out int, woken text[])
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  moment timestamptz := app.now();
+  late uuid[];
+  overdue uuid[];
+  keys record;
+  awake text[];
+BEGIN
+  SELECT array_agg(x.id) INTO late FROM (
+    SELECT t.id FROM tasks t WHERE t.start_before <= moment AND t.state IN ('scheduled', 'queued', 'blocked') AND t.fence = 0
+    ORDER BY t.id LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED) x;
+  IF late IS NOT NULL THEN
+    PERFORM app.end_tasks(late, 'timed_out', 'timed_out', '{"class": "start_before", "message": "it was not started in time"}', 'system:scheduler', NULL);
+  END IF;
+  SELECT array_agg(x.id) INTO overdue FROM (
+    SELECT t.id FROM tasks t WHERE t.total_deadline_at <= moment AND t.state IN ('scheduled', 'queued', 'blocked')
+    ORDER BY t.id LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED) x;
+  IF overdue IS NOT NULL THEN
+    PERFORM app.end_tasks(overdue, 'timed_out', 'timed_out', '{"class": "total_timeout", "message": "its total time is up"}', 'system:scheduler', NULL);
+  END IF;
+  SELECT array_agg(k.tenant_id) AS tenants, array_agg(k.queue) AS queues, array_agg(k.concurrency_key) AS names INTO keys
+  FROM (SELECT DISTINCT t.tenant_id, t.queue, t.concurrency_key FROM tasks t WHERE t.state = 'blocked') k;
+  awake := app.release_keys(keys.tenants, keys.queues, keys.names);
+  UPDATE llm_calls c SET state = 'unknown', finished_at = moment, error = 'nobody was left to receive the answer'
+  WHERE c.state = 'reserved' AND c.started_at < moment - interval '1 minute'
+    AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = c.task_id AND t.fence = c.fence AND t.state = 'running');
+  DELETE FROM idempotency i WHERE i.expires_at <= moment;
+  DELETE FROM sessions s WHERE s.expires_at <= moment;
+  DELETE FROM executors e WHERE e.lease_until < moment - interval '1 hour'
+    AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = 'running' AND t.executor_id = e.id);
+  RETURN QUERY SELECT coalesce(cardinality(late), 0) + coalesce(cardinality(overdue), 0), awake;
+END $$;
+
+-- Clear away signals and live output of tasks that ended: nothing reads them any more.
+CREATE OR REPLACE FUNCTION app.sweep_leftovers(p_limit int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+DECLARE
+  removed int;
+BEGIN
+  DELETE FROM task_output o WHERE o.task_id IN (
+    SELECT DISTINCT x.task_id FROM task_output x WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = x.task_id) LIMIT p_limit);
+  GET DIAGNOSTICS removed = ROW_COUNT;
+  DELETE FROM task_signals s WHERE s.created_at < app.now() - interval '1 day' AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = s.task_id);
+  RETURN removed;
+END $$;
+
+-- Which queues have something to claim: one cheap question per poll, however many queues there are.
+CREATE OR REPLACE FUNCTION app.ready_queues() RETURNS text[]
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+  SELECT coalesce(array_agg(q.name ORDER BY q.name), '{}') FROM queues q
+  WHERE EXISTS (SELECT FROM tasks t WHERE t.queue = q.name AND t.state = 'queued')
+$$;
+
+-- Live tasks by queue and state, for metrics: reads indexes of the small live table only.
+CREATE OR REPLACE FUNCTION app.queue_depths() RETURNS TABLE (queue text, state text, tasks bigint)
+LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+  SELECT t.queue, t.state, count(*) FROM tasks t GROUP BY 1, 2
+$$;
+
+-- Final at once: the caller's transaction holds the rows, and the fence goes with them, so a running attempt can write nothing more.
+-- Runs as the caller: a tenant cancels its own tasks. Rows locked by others within lock_timeout raise 55P03.
+CREATE OR REPLACE FUNCTION app.cancel(p_tenant uuid, p_ids uuid[], p_actor text, p_reason text)
+RETURNS TABLE (id uuid, executor_id uuid, fence int)
+LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  live uuid[];
+  executors_of uuid[];
+  fences_of int[];
+BEGIN
+  SELECT array_agg(l.id), array_agg(l.executor_id), array_agg(l.fence) INTO live, executors_of, fences_of
+  FROM (SELECT t.id, t.executor_id, t.fence FROM tasks t WHERE t.tenant_id = p_tenant AND t.id = ANY (p_ids) ORDER BY t.id FOR NO KEY UPDATE) l;
+  IF live IS NULL THEN
+    RETURN;
+  END IF;
+  PERFORM app.mark_unknown_calls(live);
+  PERFORM app.end_tasks(live, 'cancelled', 'cancelled', NULL, p_actor, p_reason);
+  RETURN QUERY SELECT * FROM unnest(live, executors_of, fences_of);
+END $$;
+
+DO $$
+DECLARE
+  signature text;
+BEGIN
+  FOREACH signature IN ARRAY ARRAY[
+    'app.claim(uuid, text, int)', 'app.finish(uuid[], int[], text[], jsonb[], jsonb[])',
+    'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])',
+    'app.rescue(int, int)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.ready_queues()', 'app.queue_depths()'
+  ] LOOP
+    EXECUTE format('ALTER FUNCTION %s OWNER TO galley_engine', signature);
+  END LOOP;
+END $$;
