@@ -145,7 +145,7 @@ CREATE TABLE idempotency (
   request_hash bytea NOT NULL,
   status smallint,                                                     -- NULL until the first answer is known
   headers jsonb,
-  body jsonb,
+  body bytea,                                                          -- as it was sent, so a repeat is the same to the byte
   created_at timestamptz NOT NULL DEFAULT app.now(),
   expires_at timestamptz NOT NULL DEFAULT app.now() + interval '24 hours',
   PRIMARY KEY (tenant_id, principal_id, route, key)

@@ -1,0 +1,57 @@
+-- name: register
+-- $1 executor, $2 host, $3 pid, $4 release, $5 slots, $6 lease in seconds
+SELECT app.register_executor($1, $2, $3, $4, $5, $6);
+
+-- name: heartbeat
+-- $1 executor, $2 lease in seconds, $3 ids and $4 fences of its runs
+SELECT alive, draining, lost FROM app.heartbeat($1, $2, $3, $4);
+
+-- name: deregister
+-- $1 executor
+SELECT app.deregister_executor($1);
+
+-- name: prove_write
+-- $1 executor
+SELECT app.prove_write($1);
+
+-- name: ready_queues
+SELECT app.ready_queues();
+
+-- name: claim
+-- $1 executor, $2 queue, $3 how many
+SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts, priority, run_at, seconds_left, created_by, request_id, payload
+FROM app.claim($1, $2, $3);
+
+-- name: finish
+-- $1 ids, $2 fences, $3 states, $4 results, $5 errors
+SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5);
+
+-- name: give_back
+-- $1 executor, $2 ids, $3 fences
+SELECT app.give_back($1, $2, $3);
+
+-- name: rescue
+-- $1 how many at most, $2 seconds a run may be past its deadline
+SELECT id, queue, type, outcome FROM app.rescue($1, $2);
+
+-- name: promote
+-- $1 how many at most
+SELECT queues, promoted, next_due_seconds FROM app.promote($1);
+
+-- name: sweep
+-- $1 how many at most
+SELECT timed_out, woken FROM app.sweep($1);
+
+-- name: sweep_leftovers
+-- $1 how many at most
+SELECT app.sweep_leftovers($1);
+
+-- name: ensure_partitions
+SELECT app.ensure_partitions();
+
+-- name: list
+SELECT id, host, pid, release, slots, started_at, lease_until, draining_at FROM executors ORDER BY started_at;
+
+-- name: notify
+-- $1 channel, $2 payload
+SELECT pg_notify($1, $2);
