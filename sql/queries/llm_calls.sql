@@ -11,8 +11,10 @@ WHERE t.tenant_id = $1 AND t.id = $2 AND t.fence = $3 AND t.state = 'running'
 RETURNING id;
 
 -- name: mark_interrupted
--- $1 task. What earlier runs of it left open: returns how many rows.
-SELECT app.mark_unknown_calls(ARRAY[$1::uuid]);
+-- $1 tenant, $2 task, $3 fence. What earlier runs of this task left open.
+UPDATE llm_calls
+SET state = 'unknown', finished_at = app.now(), error = 'its run ended before the answer was booked'
+WHERE tenant_id = $1 AND task_id = $2 AND fence < $3 AND state = 'reserved';
 
 -- name: find_settled
 -- $1 tenant, $2 task, $3 step, $4 request hash. The answer to exactly this question, if it was bought before.
