@@ -1,0 +1,33 @@
+// Keeps parts of a page current: a page names its stream in <body data-live="…">, the stream sends {id, html} for each
+// fragment that changed, and the element with that id is replaced. Without this script the page reads the same after a reload.
+"use strict";
+
+const url = document.body.dataset.live;
+
+function replace({ id, html }) {
+  const old = document.getElementById(id);
+  if (!old) return;
+  const fragment = document.createElement("template");
+  fragment.innerHTML = html;
+  const fresh = fragment.content.firstElementChild;
+  if (!fresh || fresh.isEqualNode(old)) return;
+  for (const open of old.querySelectorAll("details[id][open]")) {
+    const twin = fresh.querySelector(`#${CSS.escape(open.id)}`);
+    if (twin) twin.open = true;
+  }
+  const output = old.querySelector("[data-follow]");
+  const followed = output && output.scrollTop + output.clientHeight >= output.scrollHeight - 40;
+  const place = output ? output.scrollTop : 0;
+  const focused = old.contains(document.activeElement) ? document.activeElement.closest("[id]") : null;
+  old.replaceWith(fresh);
+  const grown = fresh.querySelector("[data-follow]");
+  if (grown) grown.scrollTop = followed || !output ? grown.scrollHeight : place;
+  if (focused) document.getElementById(focused.id)?.focus();
+}
+
+if (url) {
+  const source = new EventSource(url);
+  source.addEventListener("fragment", (event) => replace(JSON.parse(event.data)));
+  source.addEventListener("end", () => source.close());
+  addEventListener("pagehide", () => source.close());
+}
