@@ -1,0 +1,248 @@
+"""What a task's code is given: its identity, its checkpoints, its live output and its models.
+
+`step` is for work outside the database (at least once, its result kept), `write` for changes inside it (exactly once: the
+changes, the checkpoint and the fence check are one transaction), `wait_for` ends the run until a signal comes. When a task
+runs again its code starts from the top and finished steps answer from their checkpoints.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any, Protocol
+from uuid import UUID
+
+import orjson
+
+from services import runs
+from services.errors import StaleAttempt
+from services.live_output import LiveOutput
+from services.task_types import Permanent, StepMismatch
+from sql import Connection
+
+if TYPE_CHECKING:
+    from services.embeddings import Embedder
+    from services.llm import TaskModel
+
+MAX_OUTPUT_BYTES = 1 << 20  # one checkpoint (RULINGS 17)
+WRITE_SECONDS = 2.0  # one fenced transaction (RULINGS 6)
+
+
+class Database(Protocol):
+    """Where transactions come from. Hold none over a call to a model or to another server."""
+
+    def tenant(self, tenant_id: UUID, actor: str) -> AbstractAsyncContextManager[Connection]:
+        """Open a transaction that sees one tenant's rows."""
+        ...
+
+    def engine(self) -> AbstractAsyncContextManager[Connection]:
+        """Open a transaction without a tenant: only the engine's functions see rows."""
+        ...
+
+
+class Suspended(BaseException):
+    """Ends a run because the task now waits. Not an Exception: code that catches those must not stop it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Signal:
+    """What a wait ended with. `expired` means that nothing came in time; then `data` is empty."""
+
+    name: str
+    data: dict[str, Any]
+    actor: str | None
+    expired: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Run:
+    """One claimed run of a task: what identifies it and what it was asked to do."""
+
+    id: UUID
+    tenant_id: UUID
+    type: str
+    type_version: int
+    fence: int
+    attempt: int
+    max_attempts: int
+    seconds_left: float
+    created_by: str
+    request_id: str | None
+    payload: dict[str, Any]
+
+
+class TaskContext:
+    """One run of a task, as its code sees it."""
+
+    def __init__(self, run: Run, *, database: Database, embedder: Embedder | None = None) -> None:
+        self.run = run
+        self.database = database
+        self.current_step: str | None = None
+        self._embedder = embedder
+        self._llm: TaskModel | None = None
+        self._checkpoints: dict[str, runs.Checkpoint] | None = None
+        self._used: set[str] = set()
+        self._live = LiveOutput(database, tenant_id=run.tenant_id, task_id=run.id, fence=run.fence)
+
+    def __repr__(self) -> str:
+        return f"<TaskContext {self.run.type} {self.run.id} run {self.run.fence}>"
+
+    @property
+    def id(self) -> UUID:
+        """The task's id."""
+        return self.run.id
+
+    @property
+    def tenant_id(self) -> UUID:
+        """The tenant the task belongs to."""
+        return self.run.tenant_id
+
+    @property
+    def fence(self) -> int:
+        """The number of this run; every write of it is refused once the task has gone on without it."""
+        return self.run.fence
+
+    @property
+    def attempt(self) -> int:
+        """Which attempt this is, counted from 1."""
+        return self.run.attempt
+
+    @property
+    def created_by(self) -> str:
+        """The actor who created the task."""
+        return self.run.created_by
+
+    @property
+    def actor(self) -> str:
+        """How history names this task when it changes something."""
+        return f"task:{self.run.id}"
+
+    @property
+    def embedder(self) -> Embedder:
+        """The local embedding model. Raises: Permanent when this process has none."""
+        if self._embedder is None:
+            raise Permanent("this process has no embedding model")
+        return self._embedder
+
+    @property
+    def llm(self) -> TaskModel:
+        """The language model, bound to this run. Raises: Permanent when this process has none."""
+        if self._llm is None:
+            raise Permanent(
+                "this process has no language model: set OPENAI_BASE_URL or install the embedded one"
+            )
+        return self._llm
+
+    def bind_llm(self, llm: TaskModel) -> None:
+        """Give the run its model; the executor calls this before the code starts."""
+        self._llm = llm
+
+    async def step(self, name: str, fn: Callable[[], Awaitable[Any]], *, input: Any = None) -> Any:  # noqa: A002 - the step's own word
+        """Do *fn* once and keep its JSON result; later runs get the kept result.
+
+        Args:
+            name: unique within the task, for example `refine:3`.
+            fn: at-least-once work outside the database; one model call at most.
+            input: JSON the result depends on; a later run with another input is refused.
+        Raises: StepMismatch, StaleAttempt, Permanent (output over 1 MiB).
+        """
+        input_hash = (
+            None
+            if input is None
+            else hashlib.sha256(orjson.dumps(input, option=orjson.OPT_SORT_KEYS)).digest()
+        )
+        kept = await self._kept(name, input_hash)
+        if kept is not None:
+            return kept.output
+        started = time.monotonic()
+        self.current_step = name
+        try:
+            output = await fn()
+        finally:
+            self.current_step = None
+        checkpoint = runs.Checkpoint(
+            name=name, kind="step", input_hash=input_hash, output=_plain(name, output)
+        )
+        async with self.database.tenant(self.tenant_id, self.actor) as db:
+            await runs.lock(db, self.id, self.fence)
+            await runs.save_checkpoint(db, self.run, checkpoint, seconds=time.monotonic() - started)
+        return checkpoint.output
+
+    async def write(
+        self, name: str, fn: Callable[[Connection], Awaitable[Any]], *, seconds: float = WRITE_SECONDS
+    ) -> Any:
+        """Change the database exactly once: *fn*, its checkpoint and the fence check are one transaction.
+
+        Raises: StaleAttempt when the run no longer owns the task (nothing was written), TimeoutError after *seconds*.
+        """
+        kept = await self._kept(name, None)
+        if kept is not None:
+            return kept.output
+        started = time.monotonic()
+        async with asyncio.timeout(seconds), self.database.tenant(self.tenant_id, self.actor) as db:
+            await runs.lock(db, self.id, self.fence)
+            output = await fn(db)
+            checkpoint = runs.Checkpoint(
+                name=name, kind="write", input_hash=None, output=_plain(name, output)
+            )
+            await runs.save_checkpoint(db, self.run, checkpoint, seconds=time.monotonic() - started)
+        return checkpoint.output
+
+    async def wait_for(self, name: str, *, timeout: timedelta | None = None) -> Signal:
+        """Return the signal *name*, or end this run until it comes or *timeout* has passed.
+
+        Waiting holds no slot, no key and no attempt. A signal sent before the wait is found. Raises: StaleAttempt.
+        """
+        kept = await self._kept(f"wait:{name}", None)
+        if kept is not None:
+            return Signal(name=name, **kept.output)
+        await self._live.close()
+        async with self.database.tenant(self.tenant_id, self.actor) as db:
+            outcome = await runs.wait(db, self.run, name, timeout=timeout)
+        if outcome is None:
+            raise Suspended(name)
+        return Signal(name=name, **outcome)
+
+    async def progress(self, fraction: float, text: str) -> None:
+        """Tell how far the run is: *fraction* of 1 and a few words. Written at most every 250 ms, the latest wins."""
+        self._live.progress({"fraction": round(max(0.0, min(1.0, fraction)), 4), "text": text[:200]})
+        await asyncio.sleep(0)
+
+    def emit(self, text: str) -> None:
+        """Append live text for people watching; written at most every 250 ms."""
+        self._live.append(text)
+
+    async def close(self) -> None:
+        """Write what is still buffered; the executor calls this when the code has ended."""
+        await self._live.close()
+
+    async def _kept(self, name: str, input_hash: bytes | None) -> runs.Checkpoint | None:
+        if name in self._used:
+            raise Permanent(f"step {name!r} is used twice in one run; names are unique")
+        self._used.add(name)
+        if self._checkpoints is None:
+            async with self.database.tenant(self.tenant_id, self.actor) as db:
+                self._checkpoints = await runs.list_checkpoints(db, self.tenant_id, self.id)
+        kept = self._checkpoints.get(name)
+        if kept is not None and kept.input_hash != input_hash:
+            raise StepMismatch(f"step {name!r} was finished with another input")
+        return kept
+
+
+def _plain(name: str, output: Any) -> Any:
+    """Return *output* as it will read from its checkpoint. Raises: Permanent when it is too large or no JSON."""
+    try:
+        data = orjson.dumps(output)
+    except TypeError as exc:
+        raise Permanent(f"step {name!r} returned something that is not JSON: {exc}") from exc
+    if len(data) > MAX_OUTPUT_BYTES:
+        raise Permanent(f"step {name!r} returned {len(data)} bytes; at most {MAX_OUTPUT_BYTES} are kept")
+    return orjson.loads(data)
+
+
+__all__ = ["Connection", "Database", "Run", "Signal", "StaleAttempt", "Suspended", "TaskContext"]
