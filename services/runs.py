@@ -48,9 +48,16 @@ async def list_checkpoints(db: Connection, tenant_id: UUID, task_id: UUID) -> di
 async def save_checkpoint(db: Connection, run: Run, checkpoint: Checkpoint, *, seconds: float) -> None:
     """Keep a finished step; the caller holds the fence. *seconds* is how long the step took."""
     await db.execute(
-        SQL["runs.save_checkpoint"], run.tenant_id, run.id, checkpoint.name, checkpoint.kind, run.fence, checkpoint.input_hash,
-        checkpoint.output, seconds,
-    )  # fmt: skip
+        SQL["runs.save_checkpoint"],
+        run.tenant_id,
+        run.id,
+        checkpoint.name,
+        checkpoint.kind,
+        run.fence,
+        checkpoint.input_hash,
+        checkpoint.output,
+        seconds,
+    )
 
 
 async def wait(db: Connection, run: Run, name: str, *, timeout: timedelta | None) -> dict[str, Any] | None:

@@ -1,0 +1,234 @@
+"""Connections to PostgreSQL: pools, codecs, transactions that know their tenant."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pgvector.asyncpg import register_vector
+
+from services.errors import GalleyError, Unavailable
+from sql import Connection
+
+if TYPE_CHECKING:
+    Pool = asyncpg.Pool[asyncpg.Record]
+else:
+    Pool = asyncpg.Pool
+
+T = TypeVar("T")
+
+ACQUIRE_SECONDS = 2.0  # longer than this for a free connection means that the database is not answering
+ROLE = "galley_web"
+SERVER_SETTINGS = {
+    "jit": "off",  # costs more than it gives on short statements, and asyncpg's introspection is priced above its threshold
+    "lock_timeout": "2s",
+    "idle_in_transaction_session_timeout": "10s",
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "2",
+    "client_connection_check_interval": "2s",
+    "timezone": "UTC",
+}
+# What PostgreSQL being away looks like from here; everything else is a fault of a statement.
+CONNECTION_ERRORS = (
+    OSError,
+    asyncpg.PostgresConnectionError,
+    asyncpg.InterfaceError,
+    asyncpg.CannotConnectNowError,
+    asyncpg.AdminShutdownError,
+    asyncpg.CrashShutdownError,
+    asyncpg.TooManyConnectionsError,
+)
+
+
+class _Connection(asyncpg.Connection):  # type: ignore[type-arg]
+    """A connection whose settings are all transaction-local, so giving it back to the pool needs no round trip."""
+
+    def get_reset_query(self) -> str:
+        """Return nothing to run on release."""
+        return ""
+
+
+def _encode_jsonb(value: Any) -> bytes:
+    return b"\x01" + orjson.dumps(value)
+
+
+def _decode_jsonb(data: bytes) -> Any:
+    return orjson.loads(data[1:])
+
+
+async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
+    await connection.set_type_codec(
+        "jsonb", schema="pg_catalog", encoder=_encode_jsonb, decoder=_decode_jsonb, format="binary"
+    )
+    await register_vector(connection)
+
+
+async def connect(
+    dsn: str, *, application_name: str, role: str | None = None, timeout: float = 10.0
+) -> asyncpg.Connection[asyncpg.Record]:
+    """Open one connection outside any pool. Raises: Unavailable with the reason."""
+    settings = {**SERVER_SETTINGS, "application_name": application_name} | ({"role": role} if role else {})
+    try:
+        return await asyncpg.connect(dsn, server_settings=settings, timeout=timeout, command_timeout=60)
+    except (*CONNECTION_ERRORS, asyncpg.PostgresError, TimeoutError, ValueError) as exc:
+        raise Unavailable(
+            f"PostgreSQL does not answer at {without_password(dsn)}: {exc or type(exc).__name__}"
+        ) from exc
+
+
+def without_password(dsn: str) -> str:
+    """Return *dsn* fit for a message."""
+    scheme, separator, rest = dsn.partition("://")
+    credentials, at, host = rest.rpartition("@")
+    user = credentials.partition(":")[0]
+    return f"{scheme}{separator}{user}{at}{host}"
+
+
+class Database:
+    """Two pools, so that pages never wait for the engine nor the engine for pages. Both act as galley_web."""
+
+    def __init__(self, dsn: str, *, web_connections: int = 20, engine_connections: int = 6) -> None:
+        self.dsn = dsn
+        self.role: str | None = None
+        self._sizes = (web_connections, engine_connections)
+        self._web: Pool
+        self._engine: Pool
+
+    async def open(self) -> None:
+        """Open the pools. Raises: Unavailable when PostgreSQL does not answer or the role is missing."""
+        self.role = await self._run_time_role()
+        self._web = await self._pool("galley web", self._sizes[0], "5s")
+        self._engine = await self._pool("galley engine", self._sizes[1], "30s")
+
+    async def close(self) -> None:
+        """Close the pools; connections still in use after five seconds are dropped."""
+        for pool in (self._web, self._engine):
+            try:
+                async with asyncio.timeout(5):
+                    await pool.close()
+            except TimeoutError:
+                pool.terminate()
+
+    async def dedicated(self, name: str) -> asyncpg.Connection[asyncpg.Record]:
+        """Open a connection of its own, for listening or for the heartbeat; the caller closes it."""
+        connection = await connect(self.dsn, application_name=f"galley {name}", role=self.role)
+        await _prepare(connection)
+        return connection
+
+    @asynccontextmanager
+    async def tenant(self, tenant_id: UUID, actor: str) -> AsyncIterator[Connection]:
+        """Open a transaction that sees the rows of one tenant and knows who acts."""
+        quoted = actor.replace("'", "''").replace("\x00", "")
+        begin = f"BEGIN; SELECT set_config('app.tenant', '{tenant_id!s}', true), set_config('app.actor', '{quoted}', true)"
+        async with self._transaction(self._web, begin) as db:
+            yield db
+
+    @asynccontextmanager
+    async def engine(self) -> AsyncIterator[Connection]:
+        """Open a transaction without a tenant: tables look empty, the engine's functions work."""
+        async with self._transaction(self._engine, "BEGIN") as db:
+            yield db
+
+    @asynccontextmanager
+    async def statement(self) -> AsyncIterator[Connection]:
+        """Lend an engine connection for single statements that are transactions of their own."""
+        async with self._lend(self._engine) as connection:
+            yield connection
+
+    @asynccontextmanager
+    async def lookup(self) -> AsyncIterator[Connection]:
+        """Lend a web connection for one statement before the tenant is known: who is calling."""
+        async with self._lend(self._web) as connection:
+            yield connection
+
+    async def run(self, tenant_id: UUID, actor: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do *work* in one tenant transaction, once more when PostgreSQL broke a deadlock or a serialisation failed."""
+        try:
+            async with self.tenant(tenant_id, actor) as db:
+                return await work(db)
+        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
+            async with self.tenant(tenant_id, actor) as db:
+                return await work(db)
+
+    async def _run_time_role(self) -> str | None:
+        connection = await connect(self.dsn, application_name="galley check")
+        try:
+            row = await connection.fetchrow(
+                "SELECT session_user::text AS name, EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS known,"
+                " CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = $1) THEN pg_has_role(session_user, $1, 'SET') END AS may",
+                ROLE,
+            )
+        finally:
+            await connection.close()
+        assert row is not None
+        if row["name"] == ROLE:
+            return None
+        if not row["known"] or not row["may"]:
+            raise Unavailable(
+                f"the database user {row['name']!r} may not act as {ROLE}: run `python main.py migrate` with a user that may create roles"
+            )
+        return ROLE
+
+    async def _pool(self, name: str, size: int, statement_timeout: str) -> Pool:
+        settings = {**SERVER_SETTINGS, "application_name": name, "statement_timeout": statement_timeout}
+        if self.role:
+            settings["role"] = self.role
+        return await asyncpg.create_pool(
+            self.dsn,
+            min_size=1,
+            max_size=size,
+            server_settings=settings,
+            init=_prepare,
+            connection_class=_Connection,
+            command_timeout=40,
+            timeout=10,
+            max_inactive_connection_lifetime=60,
+        )
+
+    async def _acquire(self, pool: Pool) -> Any:
+        try:
+            return await pool.acquire(timeout=ACQUIRE_SECONDS)
+        except (*CONNECTION_ERRORS, TimeoutError) as exc:
+            raise Unavailable("the database is not answering", retry_after=2) from exc
+
+    @asynccontextmanager
+    async def _lend(self, pool: Pool) -> AsyncIterator[Connection]:
+        connection = await self._acquire(pool)
+        try:
+            yield connection
+        except BaseException as exc:
+            if not isinstance(exc, asyncpg.PostgresError | GalleyError):
+                connection.terminate()
+            raise
+        finally:
+            await pool.release(connection)
+
+    @asynccontextmanager
+    async def _transaction(self, pool: Pool, begin: str) -> AsyncIterator[Connection]:
+        connection = await self._acquire(pool)
+        try:
+            await connection.execute(begin)
+            yield connection
+            await connection.execute("COMMIT")
+        except BaseException as exc:
+            await _abandon(connection, exc)
+            raise
+        finally:
+            await pool.release(connection)
+
+
+async def _abandon(connection: Any, exc: BaseException) -> None:
+    """Roll back after an error the connection survived; drop the connection after one that may have hit it mid-query."""
+    if isinstance(exc, Exception) and not isinstance(exc, (*CONNECTION_ERRORS, TimeoutError)):
+        with contextlib.suppress(*CONNECTION_ERRORS, TimeoutError, asyncpg.PostgresError):
+            async with asyncio.timeout(2):
+                await connection.execute("ROLLBACK")
+                return
+    connection.terminate()

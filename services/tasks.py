@@ -1,0 +1,466 @@
+"""Tasks as callers see them: create, look up, cancel, requeue, signal. What runs them is server/executor.py."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from services import task_types
+from services.errors import Conflict, Fault, Invalid, NotFound, Unavailable
+from services.task_states import is_final
+from sql import SQL, Connection, savepoint
+
+MAX_PAYLOAD_BYTES = 1 << 20
+CANCEL_TRIES = 3  # of 250 ms each (RULINGS 8)
+_HEX_PREFIX = re.compile(r"^[0-9a-f-]{4,36}$")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NewTask:
+    """What a caller asks for; None means the default of the task type or of the queue."""
+
+    type: str
+    payload: dict[str, Any]
+    queue: str | None = None
+    priority: int = 2
+    run_at: datetime | None = None
+    timeout_seconds: int | None = None
+    max_attempts: int | None = None
+    concurrency_key: str | None = None
+    concurrency_limit: int | None = None
+    start_before: datetime | None = None
+    total_timeout_seconds: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """A task, live or ended. Times are aware; `error` is that of the latest run that failed."""
+
+    id: UUID
+    tenant_id: UUID
+    queue: str
+    type: str
+    type_version: int
+    state: str
+    priority: int
+    attempt: int
+    max_attempts: int
+    crashes: int
+    snoozes: int
+    fence: int
+    executor_id: UUID | None
+    run_at: datetime
+    created_at: datetime
+    created_by: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    timeout_seconds: int
+    start_before: datetime | None
+    deadline_at: datetime | None
+    retry_of: UUID | None
+    concurrency_key: str | None
+    concurrency_limit: int | None
+    waiting_for: str | None
+    wait_until: datetime | None
+    progress: dict[str, Any] | None
+    payload: dict[str, Any]
+    result: Any
+    error: dict[str, Any] | None
+    ended_by: str | None
+    reason: str | None
+    request_id: str | None
+
+    @property
+    def is_final(self) -> bool:
+        """Whether it has ended for good."""
+        return is_final(self.state)
+
+    @classmethod
+    def from_row(cls, row: asyncpg.Record) -> Task:
+        """Build a task from a row of all_tasks."""
+        return cls(
+            id=row["id"],
+            tenant_id=row["tenant_id"],
+            queue=row["queue"],
+            type=row["type"],
+            type_version=row["type_version"],
+            state=row["state"],
+            priority=row["priority"],
+            attempt=row["attempt"],
+            max_attempts=row["max_attempts"],
+            crashes=row["crashes"],
+            snoozes=row["snoozes"],
+            fence=row["fence"],
+            executor_id=row["executor_id"],
+            run_at=row["run_at"],
+            created_at=row["created_at"],
+            created_by=row["created_by"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+            timeout_seconds=row["timeout_seconds"],
+            start_before=row["start_before"],
+            deadline_at=row["deadline_at"],
+            retry_of=row["retry_of"],
+            concurrency_key=row["concurrency_key"],
+            concurrency_limit=row["concurrency_limit"],
+            waiting_for=row["waiting_for"] if row["state"] == "waiting" else None,
+            wait_until=row["wait_until"] if row["state"] == "waiting" else None,
+            progress=row["progress"],
+            payload=row["payload"],
+            result=row["result"],
+            error=row["error"],
+            ended_by=row["ended_by"],
+            reason=row["reason"],
+            request_id=row["request_id"],
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """One entry of a task's history. `fence` is the run it concerns."""
+
+    at: datetime
+    event: str
+    fence: int
+    attempt: int
+    actor: str
+    executor_id: UUID | None
+    detail: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """A finished step of a task and what it returned."""
+
+    name: str
+    kind: str
+    fence: int
+    output: Any
+    started_at: datetime
+    finished_at: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cancelled:
+    """A run that lost its task to a cancel: where it ran, for whoever stops it. `executor_id` is None when it did not run."""
+
+    task_id: UUID
+    executor_id: UUID | None
+    fence: int
+
+
+async def enqueue(
+    db: Connection, tenant_id: UUID, new: NewTask, *, actor: str, request_id: str | None = None
+) -> Task:
+    """Create one task in the caller's transaction. Raises: Invalid (unknown type or queue, bad payload)."""
+    return (await enqueue_many(db, tenant_id, [new], actor=actor, request_id=request_id))[0]
+
+
+async def enqueue_many(
+    db: Connection,
+    tenant_id: UUID,
+    new: Sequence[NewTask],
+    *,
+    actor: str,
+    request_id: str | None = None,
+    retry_of: UUID | None = None,
+) -> list[Task]:
+    """Create tasks, all or none, and return them in the order given. Raises: Invalid naming each fault and its place."""
+    rows = _columns(new)
+    try:
+        async with savepoint(db):
+            inserted = await db.fetch(SQL["tasks.enqueue"], tenant_id, actor, request_id, retry_of, *rows)
+    except asyncpg.ForeignKeyViolationError as exc:
+        names = ", ".join(row["name"] for row in await db.fetch(SQL["tasks.list_queues"]))
+        raise Invalid(
+            f"there is no such queue; there are {names}",
+            slug="unknown-queue",
+            faults=(Fault("/queue", f"must be one of {names}"),),
+        ) from exc
+    return [Task.from_row(row) for row in inserted]
+
+
+async def get(db: Connection, tenant_id: UUID, task_id: UUID) -> Task:
+    """Return a task, live or ended. Raises: NotFound."""
+    row = await db.fetchrow(SQL["tasks.get"], tenant_id, task_id)
+    if row is None:
+        raise NotFound(f"there is no task {task_id}")
+    return Task.from_row(row)
+
+
+async def list_tasks(
+    db: Connection,
+    tenant_id: UUID,
+    *,
+    before: UUID | None = None,
+    limit: int = 50,
+    state: str | None = None,
+    type: str | None = None,  # noqa: A002
+    queue: str | None = None,
+    q: str | None = None,
+) -> list[Task]:
+    """Return tasks, newest first, those older than *before*. *q* is a prefix of an id or of a type, or a concurrency key."""
+    lower, upper, text = _read_search(q)
+    rows = await db.fetch(SQL["tasks.list"], tenant_id, before, limit, state, type, queue, lower, upper, text)
+    return [Task.from_row(row) for row in rows]
+
+
+async def list_events(db: Connection, tenant_id: UUID, task_id: UUID) -> list[Event]:
+    """Return the whole history of a task, oldest first: what its row tells and what was recorded. Raises: NotFound."""
+    task = await get(db, tenant_id, task_id)
+    rows = await db.fetch(SQL["tasks.list_events"], tenant_id, task_id)
+    recorded = [
+        Event(
+            at=row["at"],
+            event=row["event"],
+            fence=row["fence"],
+            attempt=row["attempt"],
+            actor=row["actor"],
+            executor_id=row["executor_id"],
+            detail=row["detail"],
+        )
+        for row in rows
+    ]
+    return sorted(
+        _told_by_row(task, {event.event for event in recorded}) + recorded, key=lambda event: event.at
+    )
+
+
+async def list_steps(db: Connection, tenant_id: UUID, task_id: UUID) -> list[Step]:
+    """Return a task's finished steps in the order in which they finished."""
+    rows = await db.fetch(SQL["tasks.list_steps"], tenant_id, task_id)
+    return [
+        Step(
+            name=row["name"],
+            kind=row["kind"],
+            fence=row["fence"],
+            output=row["output"],
+            started_at=row["started_at"],
+            finished_at=row["finished_at"],
+        )
+        for row in rows
+    ]
+
+
+async def read_output(
+    db: Connection, tenant_id: UUID, task_id: UUID, fence: int, *, after: int = 0
+) -> tuple[str, int]:
+    """Return the live text of a run written after piece *after*, and the number of the last piece."""
+    rows = await db.fetch(SQL["tasks.list_output"], tenant_id, task_id, fence, after)
+    return "".join(row["text"] for row in rows), rows[-1]["seq"] if rows else after
+
+
+async def list_requeued(db: Connection, tenant_id: UUID, task_id: UUID) -> list[tuple[UUID, str]]:
+    """Return (id, state) of the tasks made from this one, oldest first."""
+    return [
+        (row["id"], row["state"]) for row in await db.fetch(SQL["tasks.list_requeued"], tenant_id, task_id)
+    ]
+
+
+async def cancel(
+    db: Connection, tenant_id: UUID, task_id: UUID, *, actor: str, reason: str | None = None
+) -> tuple[Task, list[Cancelled]]:
+    """Cancel a task, final with the caller's commit; a second cancel answers the same. Returns what runs must be stopped.
+
+    Raises: NotFound, Conflict when it ended otherwise, Unavailable when its row stays locked.
+    """
+    stopped = await _cancel_rows(db, tenant_id, [task_id], actor, reason)
+    task = await get(db, tenant_id, task_id)
+    if task.state != "cancelled":
+        raise Conflict(f"task {task_id} has already {task.state}", slug="task-ended")
+    return task, stopped
+
+
+async def requeue(
+    db: Connection,
+    tenant_id: UUID,
+    task_id: UUID,
+    *,
+    actor: str,
+    request_id: str | None = None,
+    changes: dict[str, Any] | None = None,
+    reuse_steps: bool = True,
+) -> Task:
+    """Create a new task from one that has ended, with *changes* to it; finished steps are kept when the payload is the same.
+
+    Raises: NotFound, Conflict when it is still live, Invalid.
+    """
+    old = await get(db, tenant_id, task_id)
+    if not old.is_final:
+        raise Conflict(
+            f"task {task_id} is {old.state}; only a task that has ended can be requeued", slug="task-live"
+        )
+    wanted: dict[str, Any] = {
+        "type": old.type,
+        "payload": old.payload,
+        "queue": old.queue,
+        "priority": old.priority,
+        "timeout_seconds": old.timeout_seconds,
+        "max_attempts": old.max_attempts,
+        "concurrency_key": old.concurrency_key,
+        "concurrency_limit": old.concurrency_limit,
+    } | (changes or {})
+    new = (
+        await enqueue_many(
+            db, tenant_id, [NewTask(**wanted)], actor=actor, request_id=request_id, retry_of=task_id
+        )
+    )[0]
+    if reuse_steps and new.payload == old.payload and new.type_version == old.type_version:
+        await db.execute(SQL["tasks.copy_steps"], tenant_id, old.id, new.id)
+    return new
+
+
+async def send_signal(
+    db: Connection, tenant_id: UUID, task_id: UUID, *, name: str, data: dict[str, Any], actor: str
+) -> str | None:
+    """Send a live task a signal; the first of a name wins. Returns the queue that has work now, if the task was waiting for it.
+
+    Raises: NotFound, Conflict when the task has ended.
+    """
+    held = await db.fetchrow(SQL["tasks.lock"], tenant_id, task_id)
+    if held is None:
+        task = await get(db, tenant_id, task_id)
+        raise Conflict(f"task {task_id} has already {task.state}", slug="task-ended")
+    await db.fetchval(SQL["tasks.insert_signal"], tenant_id, task_id, name, data, actor)
+    queue: str | None = await db.fetchval(SQL["tasks.resume"], tenant_id, task_id, name, actor)
+    return queue
+
+
+async def count_live(db: Connection, tenant_id: UUID) -> dict[str, int]:
+    """Return how many live tasks the tenant has in each state."""
+    return {row["state"]: row["tasks"] for row in await db.fetch(SQL["tasks.count_live"], tenant_id)}
+
+
+async def _cancel_rows(
+    db: Connection, tenant_id: UUID, ids: list[UUID], actor: str, reason: str | None
+) -> list[Cancelled]:
+    await db.execute(SQL["tasks.limit_lock_wait"])
+    for tries_left in reversed(range(CANCEL_TRIES)):
+        try:
+            async with savepoint(db):
+                rows = await db.fetch(SQL["tasks.cancel"], tenant_id, ids, actor, reason)
+        except asyncpg.LockNotAvailableError as exc:
+            if not tries_left:
+                raise Unavailable(
+                    f"task {ids[0]} is being written to; try again", slug="task-busy", retry_after=1
+                ) from exc
+        else:
+            return [
+                Cancelled(task_id=row["id"], executor_id=row["executor_id"], fence=row["fence"])
+                for row in rows
+            ]
+    raise AssertionError("the last try returns or raises")
+
+
+def _columns(new: Sequence[NewTask]) -> list[list[Any]]:
+    """Return the arrays of tasks.enqueue, each task validated and completed. Raises: Invalid with every fault."""
+    faults: list[Fault] = []
+    rows = []
+    for index, one in enumerate(new):
+        where = "" if len(new) == 1 else f"/tasks/{index}"
+        try:
+            task_type = task_types.get(one.type)
+        except Invalid as exc:
+            faults.append(Fault(f"{where}/type", str(exc)))
+            continue
+        payload, wrong = _validate(task_type.payload, one.payload, f"{where}/payload")
+        faults.extend(wrong)
+        if (one.concurrency_key is None) != (one.concurrency_limit is None):
+            faults.append(
+                Fault(f"{where}/concurrency_limit", "concurrency_key and concurrency_limit belong together")
+            )
+        rows.append(
+            (
+                one.type,
+                task_type.version,
+                payload,
+                one.queue or task_type.queue,
+                one.priority,
+                one.run_at,
+                one.timeout_seconds or int(task_type.timeout.total_seconds()),
+                one.max_attempts or task_type.max_attempts,
+                task_type.on_crash,
+                one.concurrency_key,
+                one.concurrency_limit,
+                one.start_before,
+                one.total_timeout_seconds,
+            )
+        )
+    if faults:
+        raise Invalid(
+            faults[0].message if len(faults) == 1 else f"{len(faults)} faults in the request",
+            faults=tuple(faults),
+        )
+    return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _validate(
+    model: type[BaseModel], payload: dict[str, Any], where: str
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the payload with its defaults filled in, and the faults found."""
+    try:
+        valid = model.model_validate(payload).model_dump(mode="json")
+    except ValidationError as exc:
+        return {}, [
+            Fault(where + "".join(f"/{part}" for part in error["loc"]), error["msg"])
+            for error in exc.errors()
+        ]
+    if (size := len(orjson.dumps(valid))) > MAX_PAYLOAD_BYTES:
+        return {}, [Fault(where, f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are taken")]
+    return valid, []
+
+
+def _read_search(q: str | None) -> tuple[UUID | None, UUID | None, str | None]:
+    """Read a search text as a range of ids, or as a text."""
+    if not q:
+        return None, None, None
+    digits = q.lower().replace("-", "")
+    if _HEX_PREFIX.match(q.lower()) and 4 <= len(digits) <= 32:
+        return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")), None
+    return None, None, q
+
+
+def _told_by_row(task: Task, recorded: set[str]) -> list[Event]:
+    """Return the events that are not recorded because the task's own row tells them."""
+
+    def event(at: datetime, name: str, actor: str, **detail: Any) -> Event:
+        attempt = 0 if name == "created" else task.attempt
+        fence = 0 if name == "created" else task.fence
+        return Event(
+            at=at,
+            event=name,
+            fence=fence,
+            attempt=attempt,
+            actor=actor,
+            executor_id=task.executor_id,
+            detail=detail,
+        )
+
+    told = [
+        event(
+            task.created_at,
+            "created",
+            task.created_by,
+            **({"retry_of": str(task.retry_of)} if task.retry_of else {}),
+        )
+    ]
+    if task.started_at:
+        told.append(event(task.started_at, "started", "executor"))
+    if task.finished_at and task.state not in recorded and not recorded & {"crash_limit"}:
+        told.append(
+            event(
+                task.finished_at,
+                task.state,
+                task.ended_by or "executor",
+                **({"error": task.error} if task.error and task.state != "succeeded" else {}),
+            )
+        )
+    return told
