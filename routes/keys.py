@@ -62,18 +62,19 @@ HEALTH: web.AppKey[Callable[[], Awaitable[Mapping[str, str | None]]]] = web.AppK
 METRICS: web.AppKey[Callable[[], Awaitable[bytes]]] = web.AppKey("metrics")
 
 PRINCIPAL = web.RequestKey("principal", Principal)
+SESSION_ID = web.RequestKey("session_id", UUID)
 CSRF_TOKEN = web.RequestKey("csrf_token", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 
 
 def find_principal(request: web.Request) -> Principal | None:
     """Return who is calling, or None."""
-    return request.get(PRINCIPAL)
+    return request[PRINCIPAL] if PRINCIPAL in request else None  # noqa: SIM401 – `get` is untyped
 
 
 def principal(request: web.Request, role: str = "viewer") -> Principal:
     """Return who is calling, of at least *role*. Raises: Unauthenticated (pages then show the sign-in), Forbidden."""
-    caller = request.get(PRINCIPAL)
+    caller = find_principal(request)
     if caller is None:
         raise Unauthenticated("sign in, or send an API key as `Authorization: Bearer …`")
     caller.require(role)
@@ -82,12 +83,17 @@ def principal(request: web.Request, role: str = "viewer") -> Principal:
 
 def csrf_token(request: web.Request) -> str:
     """Return the token that every form on a page sends back as `csrf_token`; empty for a visitor without a session."""
-    return request.get(CSRF_TOKEN, "")
+    return request[CSRF_TOKEN] if CSRF_TOKEN in request else ""  # noqa: SIM401
+
+
+def session_cookie(request: web.Request) -> str:
+    """Return the name of the session's cookie; under TLS the prefix makes browsers refuse it from anywhere but here."""
+    return "__Host-sid" if request.app[SITE].secure_cookies else "sid"
 
 
 def request_id(request: web.Request) -> str:
     """Return the id of this request, as it stands in the logs and in `X-Request-ID`."""
-    return request.get(REQUEST_ID, "")
+    return request[REQUEST_ID] if REQUEST_ID in request else ""  # noqa: SIM401
 
 
 def page(request: web.Request, template: str, /, *, status: int = 200, **values: object) -> web.Response:

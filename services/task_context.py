@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from services.embeddings import Embedder
     from services.llm import TaskModel
 
+T = TypeVar("T")
+
 MAX_OUTPUT_BYTES = 1 << 20  # one checkpoint (RULINGS 17)
 WRITE_SECONDS = 2.0  # one fenced transaction (RULINGS 6)
 
@@ -42,6 +44,14 @@ class Database(Protocol):
 
     def engine(self) -> AbstractAsyncContextManager[Connection]:
         """Open a transaction without a tenant: only the engine's functions see rows."""
+        ...
+
+    def lookup(self) -> AbstractAsyncContextManager[Connection]:
+        """Lend a connection for one statement before the tenant is known: who is calling."""
+        ...
+
+    async def run(self, tenant_id: UUID, actor: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do *work* in one tenant transaction, once more when PostgreSQL broke a deadlock or a serialisation failed."""
         ...
 
 

@@ -23,7 +23,6 @@ import hashlib
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeVar
 
-import asyncpg
 import orjson
 from aiohttp import hdrs, web
 from pydantic import TypeAdapter
@@ -158,16 +157,11 @@ async def _read_body(declared: Operation, call: Call, values: dict[str, Any]) ->
 async def _in_transaction(
     declared: Operation, call: Call, values: dict[str, Any], slot: Slot | None
 ) -> web.StreamResponse:
-    caller = call.principal
-    for last_try in (False, True):
-        try:
-            async with call.database.tenant(caller.tenant_id, caller.actor) as db:
-                return await _answer_once(declared, call, values | {"db": db}, slot)
-        except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):  # RULINGS 7: once more
-            call.rolled_back()
-            if last_try:
-                raise
-    raise AssertionError("unreachable")
+    async def work(db: Connection) -> web.StreamResponse:
+        call.rolled_back()  # what a broken deadlock left from the try before
+        return await _answer_once(declared, call, values | {"db": db}, slot)
+
+    return await call.database.run(call.tenant_id, call.actor, work)
 
 
 async def _answer_once(
@@ -185,7 +179,7 @@ async def _answer_once(
     response = _respond(declared, call.request, await declared.handler(call, **values))
     if isinstance(response, web.Response):
         body = response.body if isinstance(response.body, bytes) else b""
-        headers = {name: response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
+        headers = {str(name): response.headers[name] for name in _KEPT_HEADERS if name in response.headers}
         await idempotency.keep(db, slot, Kept(status=response.status, headers=headers, body=body))
     return response
 
