@@ -59,7 +59,7 @@ CANCELLED: web.AppKey[Callable[[Sequence[tuple[UUID, UUID | None, int]]], None]]
 HEALTH: web.AppKey[Callable[[], Awaitable[Mapping[str, str | None]]]] = web.AppKey("health")
 
 # The metrics of this process in the Prometheus text format.
-METRICS: web.AppKey[Callable[[], Awaitable[bytes]]] = web.AppKey("metrics")
+SCRAPE: web.AppKey[Callable[[], Awaitable[bytes]]] = web.AppKey("scrape")
 
 PRINCIPAL = web.RequestKey("principal", Principal)
 SESSION_ID = web.RequestKey("session_id", UUID)
@@ -98,5 +98,5 @@ def request_id(request: web.Request) -> str:
 
 def page(request: web.Request, template: str, /, *, status: int = 200, **values: object) -> web.Response:
     """Return *template* with *values* as an HTML answer."""
-    text = request.app[TEMPLATES].render(request, template, **values)
+    text = request.app[TEMPLATES].render(request, template, status=status, **values)
     return web.Response(text=text, status=status, content_type="text/html", charset="utf-8")

@@ -1,0 +1,99 @@
+"""What this process measures of itself, in the Prometheus text format. Counters are fed by the loops, depths read at scrape time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable
+
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+# (queue, state) → how many live tasks.
+Depths = Callable[[], Awaitable[Iterable[tuple[str, str, int]]]]
+SCRAPE_SECONDS = 2.0
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+_SLOW = (0.01, 0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
+
+
+class Metrics:
+    """The metrics of one process, in a registry of their own so that several applications in one process do not mix."""
+
+    def __init__(self, *, release: str, depths: Depths | None = None) -> None:
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        self._depths = depths
+        Gauge("galley_build_info", "The release at work.", ["release"], registry=self.registry).labels(
+            release
+        ).set(1)
+        self.requests = Histogram(
+            "galley_http_request_seconds",
+            "Time from a request's head to its answer, by route template.",
+            ["method", "route", "status"],
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.claimed = Counter("galley_tasks_claimed", "Runs started.", ["queue"], registry=self.registry)
+        self.finished = Counter(
+            "galley_tasks_finished",
+            "Runs ended, by what became of the task.",
+            ["type", "outcome"],
+            registry=self.registry,
+        )
+        self.run_seconds = Histogram(
+            "galley_task_run_seconds", "Length of a run.", ["type"], buckets=_SLOW, registry=self.registry
+        )
+        self.start_delay = Histogram(
+            "galley_task_start_delay_seconds",
+            "From when a task was due to its start.",
+            ["queue"],
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.stale = Counter(
+            "galley_stale_writes_refused",
+            "Writes of runs that no longer owned their task.",
+            registry=self.registry,
+        )
+        self.loop_restarts = Counter(
+            "galley_loop_restarts",
+            "Background loops started again after a failure.",
+            ["loop"],
+            registry=self.registry,
+        )
+        self.slots_busy = Gauge(
+            "galley_executor_slots_busy", "Runs under way in this process.", registry=self.registry
+        )
+        self._depth = Gauge(
+            "galley_queue_tasks", "Live tasks by queue and state.", ["queue", "state"], registry=self.registry
+        )
+        self._depth_known = Gauge(
+            "galley_queue_tasks_known", "1 when the depths were read for this scrape, 0 when the database did not answer.",
+            registry=self.registry,
+        )  # fmt: skip
+
+    async def render(self) -> bytes:
+        """Return everything in the text format; answers within two seconds even when the database does not."""
+        await self._read_depths()
+        return generate_latest(self.registry)
+
+    async def _read_depths(self) -> None:
+        if self._depths is None:
+            return
+        try:
+            async with asyncio.timeout(SCRAPE_SECONDS):
+                found = list(await self._depths())
+        except Exception:  # noqa: BLE001 – a scrape must answer whatever ails the database; the gauge says so
+            self._depth.clear()
+            self._depth_known.set(0)
+            return
+        self._depth.clear()
+        for queue, state, count in found:
+            self._depth.labels(queue, state).set(count)
+        self._depth_known.set(1)
+
+
+METRICS = web.AppKey("metrics", Metrics)
