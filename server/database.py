@@ -47,7 +47,7 @@ CONNECTION_ERRORS = (
 )
 
 
-class _Connection(asyncpg.Connection):  # type: ignore[type-arg]
+class _Connection(asyncpg.Connection):
     """A connection whose settings are all transaction-local, so giving it back to the pool needs no round trip."""
 
     def get_reset_query(self) -> str:

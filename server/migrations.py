@@ -12,7 +12,7 @@ import asyncpg
 
 from server import database
 from services.errors import GalleyError
-from sql import FOLDER
+from sql import FOLDER, Connection
 
 LOCK = 0x67616C6C  # pg_advisory_lock key: "gall"
 _FILE = re.compile(r"^(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.up\.sql$")
@@ -125,7 +125,7 @@ async def check(dsn: str) -> Status:
         await connection.close()
 
 
-async def read_status(connection: database.Connection) -> Status:
+async def read_status(connection: Connection) -> Status:
     """Return how the database of *connection* stands to this release."""
     known = read_migrations()[-1].version
     if not await connection.fetchval("SELECT to_regclass('public.schema_migrations') IS NOT NULL"):
@@ -137,13 +137,13 @@ async def read_status(connection: database.Connection) -> Status:
     return Status(applied=row["applied"], known=known, works_with=row["works_with"])
 
 
-async def _lock(connection: database.Connection) -> None:
+async def _lock(connection: Connection) -> None:
     # Polled: a waiter blocked inside pg_advisory_lock would hold a snapshot that CREATE INDEX CONCURRENTLY waits for.
     while not await connection.fetchval("SELECT pg_try_advisory_lock($1)", LOCK):  # noqa: ASYNC110 - another process holds it
         await asyncio.sleep(0.1)
 
 
-async def _migrate(connection: database.Connection) -> None:
+async def _migrate(connection: Connection) -> None:
     await _refuse_unfit(connection)
     await connection.execute("""
         CREATE TABLE IF NOT EXISTS schema_migrations (
@@ -172,7 +172,7 @@ async def _migrate(connection: database.Connection) -> None:
     await _apply_functions(connection)
 
 
-async def _refuse_unfit(connection: database.Connection) -> None:
+async def _refuse_unfit(connection: Connection) -> None:
     status = await read_status(connection)
     if status.too_new:
         raise MigrationError(
@@ -192,7 +192,7 @@ async def _refuse_unfit(connection: database.Connection) -> None:
         raise MigrationError(f"pgvector 0.8 or later is needed, this server offers {vector}")
 
 
-async def _apply_functions(connection: database.Connection) -> None:
+async def _apply_functions(connection: Connection) -> None:
     """Re-create the functions of every file that changed. One transaction, so nobody sees half of them."""
     known = {
         row["file"]: row["checksum"]

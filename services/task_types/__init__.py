@@ -55,8 +55,8 @@ class Retry:
 
     def delay(self, attempt: int, *, dice: random.Random) -> timedelta:
         """Return the wait after *attempt* runs have failed, counted from 1."""
-        full = min(self.cap, self.base * 2 ** min(attempt - 1, 30))
-        return full / 2 + full / 2 * dice.random()
+        full: timedelta = min(self.cap, self.base * 2.0 ** min(attempt - 1, 30))
+        return full / 2 + dice.random() * full / 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

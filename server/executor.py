@@ -1,0 +1,365 @@
+"""Claims tasks, runs their code, and hands over how it ended. One per process.
+
+    claim loop ──> _run (one asyncio task per run) ──> finisher ──> PostgreSQL
+                     ▲ stop(): cancelled, timed out, lease lost, shutting down
+
+A run is stopped by cancelling its asyncio task, once, with a reason. Code that swallows the cancellation keeps its slot: after
+the grace it counts as leaked, its outcome is written without it, and whatever it returns is refused by the fence.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from server.database import Database
+from server.finisher import Finisher, Outcome
+from server.lease import Lease, Timing
+from server.outcomes import outcome_of
+from server.supervisor import Beat, Supervisor
+from services import task_types
+from services.embeddings import Embedder
+from services.errors import StaleAttempt
+from services.llm import Provider, TaskModel
+from services.task_context import Run, Suspended, TaskContext
+from services.tasks import Cancelled
+from sql import SQL
+
+log = logging.getLogger(__name__)
+
+CLAIM_BATCH = 500
+CONTENDED_SECONDS = (0.002, 0.010)
+STOP_REASONS_WITHOUT_OUTCOME = ("cancelled", "lease lost", "shutdown")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """How an executor behaves."""
+
+    slots: int = 200
+    poll_min: timedelta = timedelta(seconds=0.05)
+    poll_max: timedelta = timedelta(seconds=1)
+    grace: timedelta = timedelta(seconds=5)  # for code to end after it was cancelled
+    drain: timedelta = timedelta(seconds=5)  # for runs to end by themselves when the process stops
+    timing: Timing = field(default_factory=Timing)
+    release: str = "0"
+
+
+@dataclass(slots=True)
+class _Running:
+    """A run under way in this process."""
+
+    run: Run
+    started: float
+    handle: asyncio.Task[None] | None = None
+    timer: asyncio.TimerHandle | None = None
+    stop_reason: str = ""
+    leaked: bool = False
+
+
+class Executor:
+    """Runs tasks of every queue in up to `options.slots` slots."""
+
+    def __init__(
+        self,
+        database: Database,
+        *,
+        options: Options,
+        provider: Provider | None = None,
+        embedder: Embedder | None = None,
+        on_ended: Callable[[Run, str, float], None] = lambda run, state, seconds: None,
+    ) -> None:
+        self._database = database
+        self._options = options
+        self._provider, self._embedder = provider, embedder
+        self._on_ended = on_ended
+        self._running: dict[UUID, _Running] = {}
+        self._wake = asyncio.Event()
+        self._draining = False
+        self._dice = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._finisher = Finisher(database, on_written=self._written)
+        self.stale_results = 0
+        self.lease = Lease(
+            database,
+            timing=options.timing,
+            slots=options.slots,
+            release=options.release,
+            runs=lambda: {task_id: running.run.fence for task_id, running in self._running.items()},
+            on_lost=self._stop_lost,
+            on_expired=self._stop_expired,
+            on_drain=self._stop_claiming,
+        )
+
+    @property
+    def busy(self) -> int:
+        """How many slots are taken, leaked ones included."""
+        return len(self._running)
+
+    @property
+    def leaked(self) -> int:
+        """How many slots are held by code that does not end although it was stopped."""
+        return sum(running.leaked for running in self._running.values())
+
+    def start(self, supervisor: Supervisor) -> None:
+        """Put this executor's loops under *supervisor*."""
+        task_types.load_all()
+        supervisor.start(
+            "heartbeat", self.lease.keep, interval=self._options.timing.heartbeat.total_seconds()
+        )
+        supervisor.start("finisher", self._finisher.keep, interval=2)
+        supervisor.start("claimer", self._keep_claiming, interval=2)
+
+    def wake(self, queue: str = "") -> None:
+        """Look for work now; *queue* is only a hint. Nothing depends on it but speed."""
+        self._wake.set()
+
+    def stop_cancelled(self, cancelled: Iterable[Cancelled]) -> list[Cancelled]:
+        """Stop the runs of cancelled tasks that are here; return those that are not."""
+        elsewhere = []
+        for one in cancelled:
+            running = self._running.get(one.task_id)
+            if running is not None and running.run.fence == one.fence:
+                self._stop(running, "cancelled")
+            elif one.executor_id not in (None, self.lease.executor_id):
+                elsewhere.append(one)
+        return elsewhere
+
+    async def drain(self, *, hurry: asyncio.Event | None = None) -> None:
+        """Stop claiming, let runs end or give them back with their attempt, and sign off. *hurry* skips the waiting."""
+        self._stop_claiming()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.drain.total_seconds()):
+                await self._until_idle(hurry)
+        left = [
+            (running.run.id, running.run.fence)
+            for running in self._running.values()
+            if not running.stop_reason
+        ]
+        for running in list(self._running.values()):
+            self._stop(running, "shutdown")
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.grace.total_seconds()):
+                await self._until_idle(hurry)
+                await self._finisher.flushed()
+        if left:
+            async with self._database.statement() as db:
+                await db.fetchval(
+                    SQL["executors.give_back"],
+                    self.lease.executor_id,
+                    [i for i, _ in left],
+                    [f for _, f in left],
+                )
+            log.info("runs given back", extra={"runs": len(left)})
+        await self.lease.give_up()
+
+    # Claim ---------------------------------------------------------------------------------------------------------
+
+    async def _keep_claiming(self, beat: Beat) -> None:
+        pause = self._options.poll_min.total_seconds()
+        while not self._draining:
+            await self.lease.held.wait()
+            claimed = await self._claim_round()
+            beat()
+            if claimed:
+                pause = self._options.poll_min.total_seconds()
+                continue
+            await self._pause(pause)
+            pause = min(pause * 2, self._options.poll_max.total_seconds())
+        await self._idle_for_ever(beat)
+
+    async def _idle_for_ever(self, beat: Beat) -> None:
+        while True:
+            beat()
+            await asyncio.sleep(1)
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait for a hint, or for *seconds* give or take a fifth so that replicas do not poll in step."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds * self._dice.uniform(0.8, 1.2)):
+                await self._wake.wait()
+
+    async def _claim_round(self) -> int:
+        """Fill free slots from every queue that has work. Returns how many tasks were claimed."""
+        self._wake.clear()
+        claimed = 0
+        if self._room() <= 0:
+            return 0  # the end of a run wakes this loop
+        async with self._database.statement() as db:
+            queues = await db.fetchval(SQL["executors.ready_queues"])
+            self._dice.shuffle(queues)
+            for queue in queues:
+                while (room := self._room()) > 0:
+                    got = await self._claim(db, queue, room)
+                    claimed += got
+                    if got < room:
+                        break
+        return claimed
+
+    def _room(self) -> int:
+        return 0 if self._draining else min(self._options.slots - len(self._running), CLAIM_BATCH)
+
+    async def _claim(self, db: asyncpg.Connection[asyncpg.Record], queue: str, room: int) -> int:
+        executor_id = self.lease.executor_id
+        rows = await db.fetch(SQL["executors.claim"], executor_id, queue, room)
+        outcome = rows[0]["outcome"] if rows else "empty"
+        if outcome == "contended":
+            await asyncio.sleep(self._dice.uniform(*CONTENDED_SECONDS))
+            self._wake.set()
+            return 0
+        if outcome != "claimed":
+            return 0
+        if executor_id != self.lease.executor_id or not self.lease.held.is_set():
+            return 0  # the lease was lost while the answer was on its way: the rescuer will see to them
+        for row in sorted(rows, key=lambda row: (row["priority"], row["run_at"], row["id"])):
+            self._start(_read_run(row))
+        log.info("tasks claimed", extra={"queue": queue, "tasks": len(rows)})
+        return len(rows)
+
+    # Run -----------------------------------------------------------------------------------------------------------
+
+    def _start(self, run: Run) -> None:
+        running = _Running(run, time.monotonic())
+        self._running[run.id] = running
+        running.handle = asyncio.create_task(
+            self._run(running), name=f"run {run.fence} of {run.type} {run.id}"
+        )
+        running.timer = asyncio.get_running_loop().call_later(
+            max(run.seconds_left, 0), self._stop, running, "timeout"
+        )
+
+    async def _run(self, running: _Running) -> None:
+        """Run the task's code to its end and hand over the outcome, unless it was stopped for a reason that has none."""
+        run = running.run
+        ended: Any = None
+        try:
+            ended = await self._call(run)
+        except (asyncio.CancelledError, Suspended, StaleAttempt) as exc:
+            ended = exc
+        except Exception as exc:  # noqa: BLE001 - the one place where code of task types may fail in any way it likes
+            ended = exc
+        if running.timer is not None:
+            running.timer.cancel()
+        if running.leaked:
+            self._free(running)
+            log.warning("leaked slot freed", extra={"task_id": str(run.id), "fence": run.fence})
+            return
+        self._hand_over(running, ended)
+
+    async def _call(self, run: Run) -> Any:
+        task_type = task_types.get(run.type)
+        payload = task_type.payload.model_validate(run.payload)
+        context = TaskContext(run, database=self._database, embedder=self._embedder)
+        if self._provider is not None:
+            context.bind_llm(TaskModel(self._provider, self._database, context))
+        try:
+            return await task_type.run(context, payload)
+        finally:
+            await context.close()
+
+    def _hand_over(self, running: _Running, ended: Any) -> None:
+        outcome = None
+        if running.stop_reason not in STOP_REASONS_WITHOUT_OUTCOME:
+            outcome = outcome_of(running.run, ended, stop_reason=running.stop_reason, dice=self._dice)
+        if outcome is not None:
+            self._finisher.put(outcome)
+            return
+        if isinstance(ended, StaleAttempt):
+            self.stale_results += 1
+        self._free(running)
+        if isinstance(ended, Suspended):
+            self._on_ended(running.run, "waiting", time.monotonic() - running.started)
+
+    def _written(self, outcome: Outcome, accepted: bool) -> None:
+        running = self._running.get(outcome.run.id)
+        if running is not None and running.run.fence == outcome.run.fence and not running.leaked:
+            self._free(running)
+        if not accepted:
+            self.stale_results += 1
+            log.warning(
+                "stale result refused", extra={"task_id": str(outcome.run.id), "fence": outcome.run.fence}
+            )
+        elif running is not None:
+            self._on_ended(
+                outcome.run, outcome.state or outcome.retry_event, time.monotonic() - running.started
+            )
+
+    def _free(self, running: _Running) -> None:
+        if self._running.get(running.run.id) is running:
+            del self._running[running.run.id]
+        self._wake.set()
+
+    async def _until_idle(self, hurry: asyncio.Event | None) -> None:
+        while self._running and not (hurry is not None and hurry.is_set()):  # noqa: ASYNC110 - many slots, one condition
+            await asyncio.sleep(0.02)
+
+    # Stop ----------------------------------------------------------------------------------------------------------
+
+    def _stop(self, running: _Running, reason: str) -> None:
+        if running.stop_reason or running.handle is None:
+            return
+        running.stop_reason = reason
+        running.handle.cancel()
+        asyncio.get_running_loop().call_later(self._options.grace.total_seconds(), self._after_grace, running)
+
+    def _after_grace(self, running: _Running) -> None:
+        """Count a run that did not end as leaked, and write its outcome without it."""
+        if (
+            running.handle is None
+            or running.handle.done()
+            or self._running.get(running.run.id) is not running
+        ):
+            return
+        log.warning(
+            "run ignored its cancellation",
+            extra={"task_id": str(running.run.id), "type": running.run.type, "reason": running.stop_reason},
+        )
+        if running.stop_reason not in STOP_REASONS_WITHOUT_OUTCOME:
+            outcome = outcome_of(running.run, None, stop_reason=running.stop_reason, dice=self._dice)
+            if outcome is not None:
+                self._finisher.put(outcome)
+        running.leaked = True
+
+    def _stop_lost(self, task_ids: list[UUID]) -> None:
+        """Stop runs that the database says are no longer ours, unless their end is just being written."""
+        for task_id in task_ids:
+            running = self._running.get(task_id)
+            if running is not None and running.handle is not None and not running.handle.done():
+                self._stop(running, "cancelled")
+
+    def _stop_expired(self) -> None:
+        self._finisher.drop_all()
+        for running in list(self._running.values()):
+            if running.handle is not None and running.handle.done():
+                self._free(running)
+            else:
+                self._stop(running, "lease lost")
+
+    def _stop_claiming(self) -> None:
+        self._draining = True
+        self._wake.set()
+
+
+def _read_run(row: asyncpg.Record) -> Run:
+    return Run(
+        id=row["id"],
+        tenant_id=row["tenant_id"],
+        type=row["type"],
+        type_version=row["type_version"],
+        fence=row["fence"],
+        attempt=row["attempt"],
+        max_attempts=row["max_attempts"],
+        seconds_left=row["seconds_left"],
+        created_by=row["created_by"],
+        request_id=row["request_id"],
+        payload=row["payload"],
+    )

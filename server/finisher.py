@@ -1,0 +1,144 @@
+"""Writes down how runs ended: many at once, fenced, again and again until PostgreSQL has answered or the lease is lost."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+
+from server.database import CONNECTION_ERRORS, Database
+from server.supervisor import Beat
+from services.errors import Unavailable
+from services.task_context import Run
+from sql import SQL
+
+log = logging.getLogger(__name__)
+
+BATCH = 500
+IDLE_BEAT_SECONDS = 1.0
+BUSY_SECONDS = 0.01  # a row locked by a cancel or a decision is free again soon
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How one run ended: in a final `state`, or, with `retry_event`, to be tried again after `delay` seconds."""
+
+    run: Run
+    state: str = ""
+    result: Any = None
+    error: dict[str, Any] | None = None
+    retry_event: str = ""
+    delay: float = 0.0
+    counts: bool = True
+
+
+class Finisher:
+    """Takes outcomes and reports each as written or refused through `on_written(outcome, accepted)`."""
+
+    def __init__(self, database: Database, *, on_written: Callable[[Outcome, bool], None]) -> None:
+        self._database = database
+        self._on_written = on_written
+        self._pending: dict[tuple[UUID, int], Outcome] = {}
+        self._arrived = asyncio.Event()
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    def __len__(self) -> int:
+        return len(self._pending)
+
+    def put(self, outcome: Outcome) -> None:
+        """Take an outcome to write."""
+        self._pending[outcome.run.id, outcome.run.fence] = outcome
+        self._empty.clear()
+        self._arrived.set()
+
+    def drop_all(self) -> None:
+        """Forget what is not written: the lease is gone, so the fence would refuse it anyway."""
+        self._pending.clear()
+        self._empty.set()
+
+    async def flushed(self) -> None:
+        """Wait until everything taken so far is written."""
+        await self._empty.wait()
+
+    async def keep(self, beat: Beat) -> None:
+        """Write outcomes until cancelled. Raises: whatever the database raises; nothing is forgotten by that."""
+        while True:
+            if not self._pending:
+                self._empty.set()
+                await self._wait()
+                beat()
+                continue
+            await asyncio.sleep(0)  # lets runs that end in this same tick join the batch
+            written = await self._write_batch()
+            beat()
+            if not written:
+                await asyncio.sleep(BUSY_SECONDS)
+
+    async def _wait(self) -> None:
+        self._arrived.clear()
+        try:
+            async with asyncio.timeout(IDLE_BEAT_SECONDS):
+                await self._arrived.wait()
+        except TimeoutError:
+            pass
+
+    async def _write_batch(self) -> int:
+        batch = sorted(list(self._pending.values())[:BATCH], key=lambda outcome: outcome.run.id)
+        written = 0
+        try:
+            async with self._database.statement() as db:
+                ended = [outcome for outcome in batch if not outcome.retry_event]
+                if ended:
+                    written += await self._write_ended(db, ended)
+                for outcome in batch:
+                    if outcome.retry_event:
+                        written += await self._write_retry(db, outcome)
+        except (*CONNECTION_ERRORS, TimeoutError, Unavailable, asyncpg.PostgresError) as exc:
+            # Unknown whether it was written: kept and sent again, which the statement recognises.
+            log.warning(
+                "run results not written", extra={"runs": len(batch), "error": str(exc) or type(exc).__name__}
+            )
+            raise
+        if written:
+            log.info("runs finished", extra={"runs": written})
+        return written
+
+    async def _write_ended(self, db: asyncpg.Connection[asyncpg.Record], ended: list[Outcome]) -> int:
+        rows = await db.fetch(
+            SQL["executors.finish"],
+            [outcome.run.id for outcome in ended],
+            [outcome.run.fence for outcome in ended],
+            [outcome.state for outcome in ended],
+            [outcome.result for outcome in ended],
+            [outcome.error for outcome in ended],
+        )
+        answers = {row["id"]: row["outcome"] for row in rows}
+        for outcome in ended:
+            if (answer := answers[outcome.run.id]) != "busy":
+                self._settle(outcome, accepted=answer == "done")
+        return sum(answer != "busy" for answer in answers.values())
+
+    async def _write_retry(self, db: asyncpg.Connection[asyncpg.Record], outcome: Outcome) -> int:
+        accepted = await db.fetchval(
+            SQL["runs.retry"],
+            outcome.run.id,
+            outcome.run.fence,
+            outcome.retry_event,
+            outcome.error,
+            outcome.delay,
+            outcome.counts,
+        )
+        self._settle(outcome, accepted=bool(accepted))
+        return 1
+
+    def _settle(self, outcome: Outcome, *, accepted: bool) -> None:
+        if self._pending.pop((outcome.run.id, outcome.run.fence), None) is not None:
+            self._on_written(outcome, accepted)
+        if not self._pending:
+            self._empty.set()
