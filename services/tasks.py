@@ -334,6 +334,19 @@ async def send_signal(
     return queue
 
 
+async def pulse(db: Connection, tenant_id: UUID, task_id: UUID) -> tuple[object, ...]:
+    """Return a value that differs whenever what a page shows of the task does, at the price of one statement. Raises: NotFound."""
+    row = await db.fetchrow(SQL["tasks.pulse"], tenant_id, task_id)
+    if row is None:
+        raise NotFound(f"there is no task {task_id}")
+    return tuple(row.values())
+
+
+async def list_queues(db: Connection) -> list[str]:
+    """Return the names of the installation's queues."""
+    return [row["name"] for row in await db.fetch(SQL["tasks.list_queues"])]
+
+
 async def count_live(db: Connection, tenant_id: UUID) -> dict[str, int]:
     """Return how many live tasks the tenant has in each state."""
     return {row["state"]: row["tasks"] for row in await db.fetch(SQL["tasks.count_live"], tenant_id)}

@@ -66,6 +66,18 @@ FROM task_steps
 WHERE tenant_id = $1 AND task_id = $2
 ORDER BY finished_at, name;
 
+-- name: pulse
+-- $1 tenant, $2 id: what changes whenever the task's page does
+SELECT t.state, t.fence, t.attempt, t.progress::text, t.run_at, t.error::text, t.finished_at,
+       (SELECT count(*) FROM task_events e WHERE e.tenant_id = $1 AND e.task_id = $2) AS events,
+       (SELECT count(*) FROM task_steps s WHERE s.tenant_id = $1 AND s.task_id = $2) AS steps,
+       (SELECT max(o.seq) FROM task_output o WHERE o.tenant_id = $1 AND o.task_id = $2 AND o.fence = t.fence) AS pieces,
+       (SELECT jsonb_object_agg(c.state, c.calls)::text
+        FROM (SELECT state, count(*) AS calls FROM llm_calls WHERE tenant_id = $1 AND task_id = $2 GROUP BY state) c) AS calls,
+       (SELECT count(*) FROM reviews r WHERE r.tenant_id = $1 AND r.task_id = $2 AND r.state = 'pending') AS reviews
+FROM all_tasks t
+WHERE t.tenant_id = $1 AND t.id = $2;
+
 -- name: list_output
 -- $1 tenant, $2 task, $3 fence, $4 after seq
 SELECT seq, text FROM task_output WHERE tenant_id = $1 AND task_id = $2 AND fence = $3 AND seq > $4 ORDER BY seq;

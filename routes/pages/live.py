@@ -1,0 +1,78 @@
+"""Fragments of a page sent again whenever they change, for server/static/live.js.
+
+A stream watches its transport, since handlers are not cancelled when the client goes (RULINGS 10), and ends by itself after
+STREAM_SECONDS: the browser connects again, and with that who it is gets checked again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Mapping
+
+import orjson
+from aiohttp import web
+
+POLL_SECONDS = 0.5
+HEARTBEAT_SECONDS = 15
+WRITE_SECONDS = 30  # a client that reads nothing for so long is let go
+STREAM_SECONDS = 60
+
+Fragments = Mapping[str, str]
+Read = Callable[[], Awaitable[tuple[Fragments, bool]]]
+
+
+async def stream(
+    request: web.Request, read: Read, *, poll_seconds: float = POLL_SECONDS
+) -> web.StreamResponse:
+    """Send what *read* returns, fragments by the id of their element, as far as it differs from what was sent before.
+
+    *read* also says whether nothing more will come; an empty mapping means that nothing changed since it was last asked.
+    """
+    response = web.StreamResponse(
+        headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+    )
+    await response.prepare(request)
+    sent: dict[str, str] = {}
+    started = spoke = time.monotonic()
+    try:
+        await _write(response, "retry: 2000\n\n")
+        while not _gone(request):
+            fragments, over = await read()
+            changed = {name: html for name, html in fragments.items() if sent.get(name) != html}
+            sent.update(changed)
+            for name, html in changed.items():
+                await _write(response, event("fragment", {"id": name, "html": html}))
+            now = time.monotonic()
+            if over or now - started >= STREAM_SECONDS:
+                await _write(response, event("end", {}) if over else ": until later\n\n")
+                break
+            if changed:
+                spoke = now
+            elif now - spoke >= HEARTBEAT_SECONDS:
+                spoke = now
+                await _write(response, ": still here\n\n")
+            await asyncio.sleep(poll_seconds)
+    except (ConnectionError, TimeoutError):
+        _drop(request)
+    return response
+
+
+def event(name: str, data: object) -> str:
+    """Return one event. JSON holds no raw line end, so nothing in *data* can begin a field of its own."""
+    return f"event: {name}\ndata: {orjson.dumps(data).decode()}\n\n"
+
+
+async def _write(response: web.StreamResponse, text: str) -> None:
+    async with asyncio.timeout(WRITE_SECONDS):
+        await response.write(text.encode())
+
+
+def _gone(request: web.Request) -> bool:
+    return request.transport is None or request.transport.is_closing()
+
+
+def _drop(request: web.Request) -> None:
+    """Close the connection at once: what it still buffers will not be read."""
+    if request.transport is not None:
+        request.transport.abort()

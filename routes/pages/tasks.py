@@ -1,0 +1,177 @@
+"""Tasks: the list, one task with everything it did, cancel and requeue."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+from uuid import UUID
+
+from aiohttp import web
+
+from routes import keys
+from routes.pages import frame, live
+from services import llm_calls, reviews, task_types, tasks
+from services.errors import Fault, GalleyError, Invalid
+from services.task_context import Connection
+from services.task_states import FINAL, LIVE, STATES
+
+routes = web.RouteTableDef()
+
+_FRAGMENTS = {
+    f"task-{name}": f"tasks/_{name}.html"
+    for name in ("actions", "status", "output", "result", "steps", "calls", "timeline", "facts")
+}
+
+
+@routes.get("/desk/tasks", name="desk.tasks")
+async def list_(request: web.Request) -> web.Response:
+    """The list, newest first."""
+    types = sorted(task_types.load_all())
+    filters = {
+        "state": frame.choice(request, "state", STATES),
+        "type": frame.choice(request, "type", types),
+        "queue": request.query.get("queue") or None,
+        "q": request.query.get("q", "").strip()[:200] or None,
+    }
+    async with frame.open_desk(request) as desk:
+        rows = await tasks.list_tasks(
+            desk.db, desk.tenant_id, before=frame.before(request), limit=frame.PAGE_SIZE + 1, **filters
+        )
+        live_counts = await tasks.count_live(desk.db, desk.tenant_id)
+        queues = await tasks.list_queues(desk.db)
+    shown, newest, older = frame.older(request, rows)
+    counts = [(state, live_counts.get(state, 0)) for state in LIVE] + [(state, None) for state in FINAL]
+    return desk.page(
+        "tasks/list.html",
+        tasks=shown,
+        filters={**filters, "active": any(filters.values())},
+        counts=counts,
+        types=types,
+        queues=queues,
+        newest=newest,
+        older=older,
+    )
+
+
+@routes.get("/desk/tasks/{task_id}", name="desk.task")
+async def show(request: web.Request) -> web.Response:
+    """One task."""
+    async with frame.open_desk(request) as desk:
+        values = await _read(desk.db, desk.tenant_id, frame.part(request, "task_id"))
+    return desk.page("tasks/task.html", **values)
+
+
+@routes.get("/desk/tasks/{task_id}/live", name="desk.task_live")
+async def watch(request: web.Request) -> web.StreamResponse:
+    """The parts of the page that change, until the task has ended."""
+    principal, task_id = keys.principal(request), frame.part(request, "task_id")
+    database, templates = request.app[keys.DATABASE], request.app[keys.TEMPLATES]
+    seen: list[object] = [None]
+
+    async def read() -> tuple[live.Fragments, bool]:
+        async with database.tenant(principal.tenant_id, principal.actor) as db:
+            pulse = await tasks.pulse(db, principal.tenant_id, task_id)
+            if pulse == seen[0]:
+                return {}, False
+            seen[0] = pulse
+            values = await _read(db, principal.tenant_id, task_id)
+        fragments = {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
+        return fragments, values["task"].is_final
+
+    await read()  # answers 404 before the stream begins
+    seen[0] = None
+    return await live.stream(request, read)
+
+
+@routes.post("/desk/tasks/{task_id}/cancel", name="desk.task_cancel")
+async def cancel(request: web.Request) -> web.Response:
+    """Cancel it; its run is stopped once the transaction has committed."""
+    form = await frame.fields(request)
+    async with frame.open_desk(request, "operator") as desk:
+        task_id = frame.part(request, "task_id")
+        _, stopped = await tasks.cancel(
+            desk.db,
+            desk.tenant_id,
+            task_id,
+            actor=desk.principal.actor,
+            reason=form.get("reason", "").strip()[:500] or None,
+        )
+    request.app[keys.CANCELLED]([(one.task_id, one.executor_id, one.fence) for one in stopped])
+    return frame.go(request, "desk.task", task_id=task_id, done="cancelled")
+
+
+@routes.get("/desk/tasks/{task_id}/requeue", name="desk.task_requeue")
+async def ask_requeue(request: web.Request) -> web.Response:
+    """The form, filled with what the task had."""
+    async with frame.open_desk(request, "operator") as desk:
+        task = await tasks.get(desk.db, desk.tenant_id, frame.part(request, "task_id"))
+        queues = await tasks.list_queues(desk.db)
+    form = {
+        "payload": json.dumps(task.payload, indent=2, ensure_ascii=False),
+        "queue": task.queue,
+        "priority": task.priority,
+        "reuse_steps": True,
+    }
+    return desk.page("tasks/requeue.html", task=task, queues=queues, form=form, faults_found=[])
+
+
+@routes.post("/desk/tasks/{task_id}/requeue")
+async def requeue(request: web.Request) -> web.Response:
+    """Make the new task; with a fault the form comes back as it was typed."""
+    form = await frame.fields(request)
+    reuse = "reuse_steps" in form
+    async with frame.open_desk(request, "operator") as desk:
+        task = await tasks.get(desk.db, desk.tenant_id, frame.part(request, "task_id"))
+        queues = await tasks.list_queues(desk.db)
+        try:
+            new = await tasks.requeue(
+                desk.db,
+                desk.tenant_id,
+                task.id,
+                actor=desk.principal.actor,
+                request_id=keys.request_id(request),
+                changes=_read_changes(form),
+                reuse_steps=reuse,
+            )
+        except GalleyError as exc:
+            again = {**form, "reuse_steps": reuse}
+            return desk.page(
+                "tasks/requeue.html",
+                status=422,
+                task=task,
+                queues=queues,
+                form=again,
+                faults_found=frame.told(exc),
+            )
+    request.app[keys.WAKE](new.queue)
+    return frame.go(request, "desk.task", task_id=new.id, done="requeued")
+
+
+def _read_changes(form: dict[str, str]) -> dict[str, Any]:
+    """Return what the form asks for. Raises: Invalid."""
+    try:
+        payload = json.loads(form.get("payload", ""))
+    except ValueError as exc:
+        raise Invalid("payload is not JSON", faults=(Fault("/payload", f"is not JSON: {exc}"),)) from exc
+    priority = frame.number(form.get("priority"))
+    if not isinstance(payload, dict):
+        raise Invalid("payload is no object", faults=(Fault("/payload", "must be a JSON object"),))
+    if priority is None or priority > 9:
+        raise Invalid("no such priority", faults=(Fault("/priority", "must be a whole number from 0 to 9"),))
+    return {"payload": payload, "priority": priority, "queue": form.get("queue", "")}
+
+
+async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any]:
+    """Return everything the page and its fragments show. Raises: NotFound."""
+    task = await tasks.get(db, tenant_id, task_id)
+    open_reviews = await reviews.list_reviews(db, tenant_id, task_id=task_id, state="pending", limit=1)
+    output = "" if task.is_final else (await tasks.read_output(db, tenant_id, task_id, task.fence))[0]
+    return {
+        "task": task,
+        "events": await tasks.list_events(db, tenant_id, task_id),
+        "steps": await tasks.list_steps(db, tenant_id, task_id),
+        "calls": await llm_calls.list_of_task(db, tenant_id, task_id),
+        "retries": await tasks.list_requeued(db, tenant_id, task_id),
+        "output": output,
+        "review": open_reviews[0] if open_reviews else None,
+    }

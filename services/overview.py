@@ -1,0 +1,77 @@
+"""What the overview shows: numbers over everything a tenant does, derived from the tables of the other nouns."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from uuid import UUID
+
+from services import tasks
+from sql import SQL, Connection
+
+HOURS = 24
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hour:
+    """How many tasks ended in the hour that began *at*; `failed` has the timed out ones too, cancelled ones count nowhere."""
+
+    at: datetime
+    succeeded: int
+    failed: int
+
+    @property
+    def total(self) -> int:
+        """Succeeded and failed together."""
+        return self.succeeded + self.failed
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Numbers:
+    """The tenant's last HOURS hours and what is live now. `cost_usd` is None where no price is known."""
+
+    live: dict[str, int]
+    hours: tuple[Hour, ...]
+    failed_by_type: tuple[tuple[str, int], ...]
+    calls: int
+    tokens: int
+    cost_usd: Decimal | None
+
+    @property
+    def succeeded(self) -> int:
+        """Tasks that succeeded in these hours."""
+        return sum(hour.succeeded for hour in self.hours)
+
+    @property
+    def failed(self) -> int:
+        """Tasks that failed or timed out in these hours."""
+        return sum(hour.failed for hour in self.hours)
+
+
+async def get(db: Connection, tenant_id: UUID) -> Numbers:
+    """Return the numbers of now."""
+    finished = await db.fetch(SQL["overview.finished_by_hour"], tenant_id, HOURS)
+    spending = await db.fetchrow(SQL["overview.spending"], tenant_id, HOURS)
+    now: datetime = await db.fetchval(SQL["overview.now"])
+    assert spending is not None
+    succeeded: Counter[datetime] = Counter()
+    failed: Counter[datetime] = Counter()
+    types: Counter[str] = Counter()
+    for row in finished:
+        if row["state"] == "succeeded":
+            succeeded[row["hour"]] += row["tasks"]
+        elif row["state"] != "cancelled":
+            failed[row["hour"]] += row["tasks"]
+            types[row["type"]] += row["tasks"]
+    latest = now.astimezone(UTC).replace(minute=0, second=0, microsecond=0)
+    hours = [latest - timedelta(hours=back) for back in reversed(range(HOURS + 1))]
+    return Numbers(
+        live=await tasks.count_live(db, tenant_id),
+        hours=tuple(Hour(at=at, succeeded=succeeded[at], failed=failed[at]) for at in hours),
+        failed_by_type=tuple(types.most_common()),
+        calls=spending["calls"],
+        tokens=spending["tokens"],
+        cost_usd=spending["cost_usd"],
+    )
