@@ -14,11 +14,13 @@ from aiohttp import web
 
 from services.access import Principal
 from services.errors import Unauthenticated
+from services.rate_limits import RateLimit
 
 if TYPE_CHECKING:
     from services.embeddings import Embedder
     from services.llm import Provider
     from services.task_context import Database
+    from services.tasks import Cancelled
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,8 +54,11 @@ LLM: web.AppKey[Provider] = web.AppKey("llm")
 # A hint that the queue of this name has work; call it after the commit. Nothing depends on it but speed.
 WAKE: web.AppKey[Callable[[str], None]] = web.AppKey("wake")
 
-# Stops cancelled runs that happen to be in this process: (task id, executor id or None, fence). Call it after the commit.
-CANCELLED: web.AppKey[Callable[[Sequence[tuple[UUID, UUID | None, int]]], None]] = web.AppKey("cancelled")
+# Stops the runs of cancelled tasks: those in this process, and a hint for the others. Call it after the commit.
+CANCELLED: web.AppKey[Callable[[Sequence[Cancelled]], None]] = web.AppKey("cancelled")
+
+# Slows down whoever guesses passwords: per address of the caller, and per account from one address.
+SIGN_IN_LIMITS: web.AppKey[tuple[RateLimit, RateLimit]] = web.AppKey("sign_in_limits")
 
 # One named check each: None when well, else a sentence on what is wrong.
 HEALTH: web.AppKey[Callable[[], Awaitable[Mapping[str, str | None]]]] = web.AppKey("health")

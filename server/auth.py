@@ -17,11 +17,23 @@ from aiohttp.typedefs import Handler
 from routes import keys
 from services import access
 from services.errors import Forbidden, Unauthenticated
+from services.rate_limits import RateLimit
 
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 OPEN = frozenset({"static", "livez", "readyz", "metrics"})  # names of routes that nobody signs in for
 FORM_SECONDS = 60.0
+# Wrong passwords: ten from one address for one account, then one every 30 s; fifty from one address, then one every 5 s.
+# Never by account alone: whoever guesses must not lock its owner out.
+PER_ACCOUNT, PER_ADDRESS = (10, 30.0), (50, 5.0)
 _FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+
+
+def install(app: web.Application) -> None:
+    """Give *app* what the sign-in counts wrong passwords with; in this process only."""
+    app[keys.SIGN_IN_LIMITS] = (
+        RateLimit(burst=PER_ACCOUNT[0], seconds=PER_ACCOUNT[1]),
+        RateLimit(burst=PER_ADDRESS[0], seconds=PER_ADDRESS[1]),
+    )
 
 
 @web.middleware

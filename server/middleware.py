@@ -95,6 +95,7 @@ def install(app: web.Application) -> None:
     """Surround every handler of *app*, outermost first, and every answer with the headers."""
     app.middlewares.extend([identify, answer_errors, share_across_origins, auth.authenticate])
     app.on_response_prepare.append(add_headers)
+    auth.install(app)
 
 
 @web.middleware

@@ -58,6 +58,11 @@ class Principal:
         if not self.may(role):
             raise Forbidden(f"this needs the role {role}, and yours is {self.role}")
 
+    def require_own(self, creator: str, role: str) -> None:
+        """Raises: Forbidden when *creator* (an actor) is somebody else and this caller's role is below *role*."""
+        if self.actor != creator:
+            self.require(role)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Session:

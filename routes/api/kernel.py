@@ -137,6 +137,10 @@ async def _read_body(declared: Operation, call: Call, values: dict[str, Any]) ->
     if declared.also_accepts and request.content_type in declared.also_accepts:
         values["body"] = None
         content = await reading.form_digest(request) if keyed else b""
+    elif declared.body is not None and not (
+        declared.body_required or declared.also_accepts or request.can_read_body
+    ):
+        values["body"] = None  # `body: Model | None`, and none was sent
     elif declared.body is not None:
         reading.require_json(request)
         raw = await reading.read_bytes(request, max_bytes=declared.max_bytes)

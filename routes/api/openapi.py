@@ -98,7 +98,10 @@ def _operation(operation: Operation, schemas: dict[tuple[str, JsonSchemaMode], J
     if operation.body is not None:
         content["application/json"] = {"schema": schemas[f"{operation.name} body", "validation"]}
     if content:
-        entry["requestBody"] = {"required": True, "content": content}
+        entry["requestBody"] = {
+            "required": operation.body_required or bool(operation.also_accepts),
+            "content": content,
+        }
     if operation.role is None:
         entry["security"] = []
     return entry
@@ -153,7 +156,8 @@ def _not_null(schema: JSON) -> JSON:
     if len(branches) != 1:
         return schema
     rest = {name: value for name, value in schema.items() if name not in {"anyOf", "default"}}
-    return rest | branches[0]
+    only: JSON = branches[0]
+    return rest | only
 
 
 def _responses(operation: Operation, schemas: dict[tuple[str, JsonSchemaMode], JSON]) -> JSON:

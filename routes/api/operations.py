@@ -6,7 +6,7 @@ import inspect
 import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 from uuid import UUID
 
 from aiohttp import web
@@ -39,6 +39,7 @@ class Operation:
     tag: str
     path_values: dict[str, type]
     body: TypeAdapter[Any] | None
+    body_required: bool
     query: TypeAdapter[Any] | None
     query_lists: frozenset[str]
     transaction: bool
@@ -69,7 +70,8 @@ def declare(handler: Callable[..., Awaitable[object]], *, errors: tuple[int, ...
         handler=handler,
         tag=given["path"].removeprefix("/api/v1/").split("/")[0],
         path_values=wanted,
-        body=None if body is None else TypeAdapter(body),
+        body=None if body is None else TypeAdapter(_without_none(body)),
+        body_required=body is not None and _without_none(body) is body,
         query=None if query is None else TypeAdapter(query),
         query_lists=_list_fields(query),
         transaction=transaction,
@@ -96,6 +98,12 @@ def _implied_errors(*, has_input: bool, has_query: bool, given: dict[str, Any]) 
     if given["if_match"]:
         found |= {412, 428}
     return found
+
+
+def _without_none(annotation: Any) -> Any:
+    """Return `Model` for `Model | None`, and everything else as it is."""
+    kinds = [kind for kind in get_args(annotation) if kind is not type(None)]
+    return kinds[0] if len(kinds) == 1 and type(None) in get_args(annotation) else annotation
 
 
 def _list_fields(model: type[BaseModel] | None) -> frozenset[str]:

@@ -12,6 +12,7 @@ from routes import keys
 from services import access, passwords
 from services.access import Principal
 from services.errors import RateLimited
+from services.rate_limits import RateLimit
 
 log = logging.getLogger(__name__)
 routes = web.RouteTableDef()
@@ -26,7 +27,7 @@ async def form(request: web.Request) -> web.Response:
     """Show the sign-in, or go on for those who have."""
     if keys.find_principal(request) is not None:
         raise web.HTTPSeeOther(_next(request, request.query.get("next")))
-    return _show(request, email="", error=None)
+    return _show(request, email="", target=request.query.get("next", ""))
 
 
 @routes.post("/login")
@@ -34,6 +35,7 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
     """Check the password and open a session. A wrong one and an unknown address cost the same time and read the same."""
     fields = await request.post()
     email, password = str(fields.get("email", "")).strip(), str(fields.get("password", ""))
+    target = str(fields.get("next", ""))
     _slow_down(request, email)
     async with request.app[keys.DATABASE].lookup() as db:
         found = await access.find_login(db, email) if 0 < len(email) <= 254 and "\x00" not in email else None
@@ -41,8 +43,9 @@ async def sign_in(request: web.Request) -> web.StreamResponse:
         for limit, key in _counters(request, email):
             limit.hit(key)
         log.warning("sign-in refused", extra={"address": request.remote})
-        return _show(request, email=email[:254], error="this address and password do not belong together")
-    return await _open(request, found[0], _next(request, str(fields.get("next", ""))))
+        wrong = "this address and password do not belong together"
+        return _show(request, email=email[:254], target=target, error=wrong)
+    return await _open(request, found[0], _next(request, target))
 
 
 @routes.post("/logout", name="logout")
@@ -80,14 +83,14 @@ async def _close_current(request: web.Request) -> None:
             await access.close_session(db, caller.tenant_id, request[keys.SESSION_ID])
 
 
-def _show(request: web.Request, *, email: str, error: str | None) -> web.Response:
+def _show(request: web.Request, *, email: str, target: str, error: str | None = None) -> web.Response:
     return keys.page(
         request,
         "login.html",
         status=401 if error else 200,
         email=email,
         error=error,
-        next=request.query.get("next", "")[:_MOST_CHARACTERS],
+        next=target[:_MOST_CHARACTERS],
     )
 
 
@@ -104,7 +107,7 @@ def _slow_down(request: web.Request, email: str) -> None:
         raise RateLimited(f"too many wrong passwords: try again in {math.ceil(wait)} s", retry_after=wait)
 
 
-def _counters(request: web.Request, email: str) -> list[tuple[keys.RateLimit, str]]:
+def _counters(request: web.Request, email: str) -> list[tuple[RateLimit, str]]:
     per_account, per_address = request.app[keys.SIGN_IN_LIMITS]
     address = request.remote or "?"
     return [(per_account, f"{address} {email[:254].lower()}"), (per_address, address)]
