@@ -19,6 +19,7 @@ from markdown_it.token import Token
 from markdown_it.utils import OptionsDict
 
 _MARKER = re.compile(r"\[(\d{1,3})\]")
+_LOOSE_MARKER = re.compile(r"\s*\[\d{1,3}\]")
 _NOT_WORD = re.compile(r"[^\w]+")
 _OWN_ID = re.compile(r"(s|ref)-[\w-]+")
 
@@ -56,6 +57,20 @@ def render(text: str, markers: tuple[int, ...] = ()) -> str:
 def markers(text: str) -> list[int]:
     """Return the numbers of the citation markers in *text*, each once, in order of appearance."""
     return list(dict.fromkeys(int(found) for found in _MARKER.findall(text)))
+
+
+def plain_text(text: str) -> str:
+    """Return the words of *text*, a heading, paragraph or list item a line, without marks and citation markers."""
+    lines = (words(token) for token in _PARSER.parse(text) if token.type in {"inline", "fence", "code_block"})
+    return "\n".join(line for line in (_LOOSE_MARKER.sub("", line).strip() for line in lines) if line)
+
+
+def words(token: Token) -> str:
+    """Return what a reader sees of an inline token, on one line."""
+    if not token.children:
+        return token.content
+    breaks = {"softbreak", "hardbreak"}
+    return "".join(" " if child.type in breaks else child.content for child in token.children)
 
 
 def _keep_attribute(tag: str, attribute: str, value: str) -> str | None:

@@ -101,7 +101,18 @@ CREATE TABLE content_slugs (
 );
 SELECT app.protect('content_slugs', 'SELECT, INSERT');
 
--- Immutable. A version refers to the one before it, so a gap in the numbers is impossible.
+-- What a decision is bound to: SHA-256 of the canonical JSON (keys sorted, no spaces, UTF-8) of what a reader gets.
+-- services/content.py computes the same, and so can anybody else.
+CREATE FUNCTION app.content_hash(title text, slug text, summary text, body_md text, tags text[], language text) RETURNS text
+LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE SET search_path = pg_catalog AS $$
+  SELECT encode(sha256(convert_to(concat(
+    '{"body_md":', to_json(body_md), ',"language":', to_json(language), ',"slug":', to_json(slug),
+    ',"summary":', to_json(summary), ',"tags":', to_json(tags), ',"title":', to_json(title), '}'), 'UTF8')), 'hex')
+$$;
+REVOKE EXECUTE ON FUNCTION app.content_hash(text, text, text, text, text[], text) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION app.content_hash(text, text, text, text, text[], text) TO galley_web, galley_engine;
+
+-- Immutable. A version refers to the one before it, so a gap in the numbers is impossible, and its hash cannot lie.
 CREATE TABLE content_versions (
   id uuid PRIMARY KEY DEFAULT app.uuid7(),
   tenant_id uuid NOT NULL,
@@ -117,7 +128,7 @@ CREATE TABLE content_versions (
   tags text[] NOT NULL CHECK (cardinality(tags) <= 20),
   language text NOT NULL CHECK (language ~ '^[a-z]{2,3}(-[A-Za-z0-9]{2,8})*$'),
   note text NOT NULL CHECK (length(note) <= 2000),
-  content_hash text NOT NULL CHECK (content_hash ~ '^[0-9a-f]{64}$'),   -- of title, slug, summary, body_md, tags, language
+  content_hash text NOT NULL GENERATED ALWAYS AS (app.content_hash(title, slug, summary, body_md, tags, language)) STORED,
   prompt_version_id uuid,
   model text,
   retrieval jsonb NOT NULL DEFAULT '{}',
@@ -260,7 +271,7 @@ CREATE TABLE publications (
   UNIQUE (tenant_id, content_id),
   UNIQUE (tenant_id, slug)
 );
-CREATE INDEX publications_live ON publications (tenant_id, first_published_at, id) WHERE withdrawn_at IS NULL;   -- publications.list
+CREATE INDEX publications_live ON publications (tenant_id, first_published_at, content_id) WHERE withdrawn_at IS NULL;   -- publications.list
 CREATE INDEX publications_search ON publications USING gin (search) WHERE withdrawn_at IS NULL;        -- app.search_publications
 SELECT app.protect('publications');
 
