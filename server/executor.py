@@ -78,11 +78,12 @@ class Executor:
         provider: Provider | None = None,
         embedder: Embedder | None = None,
         on_ended: Callable[[Run, str, float], None] = lambda run, state, seconds: None,
+        on_scheduled: Callable[[], None] = lambda: None,
     ) -> None:
         self._database = database
         self._options = options
         self._provider, self._embedder = provider, embedder
-        self._on_ended = on_ended
+        self._on_ended, self._on_scheduled = on_ended, on_scheduled
         self._running: dict[UUID, _Running] = {}
         self._wake = asyncio.Event()
         self._draining = False

@@ -30,7 +30,7 @@ class Outcome:
 
     run: Run
     state: str = ""
-    result: Any = None
+    result: str | None = None  # as JSON
     error: dict[str, Any] | None = None
     retry_event: str = ""
     delay: float = 0.0

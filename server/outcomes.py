@@ -62,7 +62,7 @@ def _succeeded(run: Run, result: Any) -> Outcome:
                 "message": f"the result has {len(data)} bytes or holds a NUL; at most {MAX_RESULT_BYTES} are kept",
             },
         )
-    return Outcome(run=run, state="succeeded", result=result)
+    return Outcome(run=run, state="succeeded", result=data.decode())
 
 
 def _raised(run: Run, exc: BaseException, *, dice: random.Random) -> Outcome:

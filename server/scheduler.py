@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 
 from server.database import Database
@@ -20,10 +21,16 @@ class Scheduler:
     def __init__(self, database: Database, *, on_work: Callable[[str], None]) -> None:
         self._database = database
         self._on_work = on_work
+        self._poked = asyncio.Event()
+
+    def poke(self) -> None:
+        """Look again now: something may be due sooner than this loop knows."""
+        self._poked.set()
 
     async def keep(self, beat: Beat) -> None:
         """Promote until cancelled, sleeping until the next task is due, one second at most."""
         while True:
+            self._poked.clear()
             async with self._database.statement() as db:
                 row = await db.fetchrow(SQL["executors.promote"], BATCH)
             assert row is not None
@@ -33,4 +40,6 @@ class Scheduler:
             if row["promoted"] < BATCH:
                 due_in = row["next_due_seconds"]
                 pause = LONGEST_PAUSE_SECONDS if due_in is None else min(due_in, LONGEST_PAUSE_SECONDS)
-                await asyncio.sleep(max(pause, SHORTEST_PAUSE_SECONDS))
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(max(pause, SHORTEST_PAUSE_SECONDS)):
+                        await self._poked.wait()

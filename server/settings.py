@@ -155,9 +155,9 @@ def read() -> Settings:
         raise SettingsError("; ".join(faults)) from exc
 
 
-def _from_files() -> dict[str, str]:
+def _from_files() -> dict[str, Any]:
     """Return the secrets given as files, by setting name. Raises: SettingsError for one that cannot be read."""
-    found = {}
+    found: dict[str, Any] = {}
     for name, field in Settings.model_fields.items():
         path = os.environ.get(f"{name.upper()}_FILE")
         if path and field.annotation is SecretStr:

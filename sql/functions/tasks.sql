@@ -164,7 +164,8 @@ END $$;
 
 -- End runs in one batch. outcome per id: done (also when an earlier try of this very batch had committed), busy (its row is
 -- locked by somebody: send it again), stale (the run no longer owns the task: its result is refused).
-CREATE OR REPLACE FUNCTION app.finish(p_ids uuid[], p_fences int[], p_states text[], p_results jsonb[], p_errors jsonb[])
+-- Results are texts of JSON: the driver would read a list inside jsonb[] as one more dimension.
+CREATE OR REPLACE FUNCTION app.finish(p_ids uuid[], p_fences int[], p_states text[], p_results text[], p_errors jsonb[])
 RETURNS TABLE (id uuid, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 #variable_conflict use_column
@@ -189,7 +190,7 @@ BEGIN
       progress, error, request_id, payload, finished_at, ended_by, reason, result)
     SELECT g.id, g.tenant_id, g.queue, g.type, g.type_version, i.state, g.priority, g.attempt, g.max_attempts, g.crashes, g.snoozes, g.fence,
       g.executor_id, g.run_at, g.created_at, g.created_by, g.started_at, g.timeout_seconds, g.start_before, g.retry_of, g.concurrency_key,
-      g.concurrency_limit, g.progress, i.error, g.request_id, g.payload, moment, NULL, NULL, i.result
+      g.concurrency_limit, g.progress, i.error, g.request_id, g.payload, moment, NULL, NULL, i.result::jsonb
     FROM gone g JOIN given i ON i.id = g.id
   )
   SELECT array_agg(g.id),
@@ -470,7 +471,7 @@ DECLARE
   signature text;
 BEGIN
   FOREACH signature IN ARRAY ARRAY[
-    'app.claim(uuid, text, int)', 'app.finish(uuid[], int[], text[], jsonb[], jsonb[])',
+    'app.claim(uuid, text, int)', 'app.finish(uuid[], int[], text[], text[], jsonb[])',
     'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])',
     'app.rescue(int, int)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.ready_queues()', 'app.queue_depths()'
   ] LOOP

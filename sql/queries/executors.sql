@@ -23,7 +23,7 @@ SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts,
 FROM app.claim($1, $2, $3);
 
 -- name: finish
--- $1 ids, $2 fences, $3 states, $4 results, $5 errors
+-- $1 ids, $2 fences, $3 states, $4 results as texts of JSON, $5 errors
 SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5);
 
 -- name: give_back
