@@ -13,27 +13,21 @@ import itertools
 import os
 import threading
 from collections.abc import Sequence
-from contextlib import AbstractAsyncContextManager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 from uuid import UUID
-
-import asyncpg
 
 from services import wordpiece
 from services.errors import Unavailable
 from sql import SQL
+
+if TYPE_CHECKING:
+    from services.task_context import Database
 
 MODEL = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
 MAX_PIECES = 256  # what the model reads; the rest of a text would be lost
 MARKS = 2  # the start and end marks around the pieces of every text
 AT_A_TIME = 8  # texts per trip to the thread: about half a second, then a cancel can act
-
-
-class Database(Protocol):
-    """What this module needs of `server.database.Database`: a transaction for one tenant."""
-
-    def tenant(self, tenant_id: UUID, actor: str) -> AbstractAsyncContextManager[asyncpg.Connection]: ...
 
 
 class Embedder:
