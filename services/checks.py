@@ -67,9 +67,15 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True)
+class _Paragraph:
+    text: str
+    markers: frozenset[int]
+
+
+@dataclass(frozen=True, slots=True)
 class _Section:
     heading: str
-    paragraphs: list[str] = field(default_factory=list)
+    paragraphs: list[_Paragraph] = field(default_factory=list)
 
 
 def run(
@@ -88,14 +94,14 @@ def run(
     tokens = _PARSER.parse(body_md)
     sections = _sections(tokens)
     paragraphs = [paragraph for section in sections for paragraph in section.paragraphs]
-    sentences = [sentence for paragraph in paragraphs for sentence in writing.split_sentences(paragraph)]
+    sentences = [sentence for paragraph in paragraphs for sentence in writing.split_sentences(paragraph.text)]
     return [
         _length(paragraphs, rules),
         _structure(sections, rules),
         _cited_sections(sections),
-        _markers(body_md, citations),
+        _markers(paragraphs, citations),
         _quotes(citations, sources),
-        _claims(sections),
+        _claims(paragraphs),
         _repetition(sentences),
         _banned(body_md, rules),
         _leftovers(sentences),
@@ -115,8 +121,8 @@ def as_json(checks: Iterable[Check]) -> list[dict[str, Any]]:
     return [asdict(check) | {"details": list(check.details)} for check in checks]
 
 
-def _length(paragraphs: Sequence[str], rules: Rules) -> Check:
-    words = sum(len(paragraph.split()) for paragraph in paragraphs)
+def _length(paragraphs: Sequence[_Paragraph], rules: Rules) -> Check:
+    words = sum(len(_without_markers(paragraph.text).split()) for paragraph in paragraphs)
     told = f"{words:,} words; between {rules.min_words:,} and {rules.max_words:,} are expected"
     return Check(
         name="length", state="pass" if rules.min_words <= words <= rules.max_words else "fail", message=told
@@ -144,7 +150,7 @@ def _cited_sections(sections: Sequence[_Section]) -> Check:
     bare = [
         section.heading
         for section in filled
-        if not any(markdown.markers(text) for text in section.paragraphs)
+        if not any(paragraph.markers for paragraph in section.paragraphs)
     ]
     if bare or not filled:
         told = (
@@ -158,8 +164,9 @@ def _cited_sections(sections: Sequence[_Section]) -> Check:
     )
 
 
-def _markers(body_md: str, citations: Sequence[Cited]) -> Check:
-    used, known = set(markdown.markers(body_md)), {citation.marker for citation in citations}
+def _markers(paragraphs: Sequence[_Paragraph], citations: Sequence[Cited]) -> Check:
+    used = {marker for paragraph in paragraphs for marker in paragraph.markers}
+    known = {citation.marker for citation in citations}
     dangling, unused = sorted(used - known), sorted(known - used)
     if dangling:
         return Check(
@@ -196,21 +203,12 @@ def _quotes(citations: Sequence[Cited], sources: Mapping[str, str]) -> Check:
     return Check(name="quotes", state="pass", message=told)
 
 
-def _claims(sections: Sequence[_Section]) -> Check:
-    bare = [
-        text
-        for section in sections
-        for text in section.paragraphs
-        if _claims_something(text) and not markdown.markers(text)
-    ]
+def _claims(paragraphs: Sequence[_Paragraph]) -> Check:
+    bare = [entry.text[:160] for entry in paragraphs if _claims_something(entry.text) and not entry.markers]
     if bare:
         told = f"{_count(bare, 'paragraph')} with figures, names or quotations and no citation"
-        return Check(
-            name="claims", state="warn", message=told, details=_shown("", [text[:160] for text in bare])
-        )
-    told = (
-        "every paragraph with figures, names or quotations cites something; other claims are not recognised"
-    )
+        return Check(name="claims", state="warn", message=told, details=_shown("", bare))
+    told = "each paragraph with figures, names or quotations cites something; other claims are not recognised"
     return Check(name="claims", state="pass", message=told)
 
 
@@ -296,10 +294,15 @@ def _sections(tokens: Sequence[Token]) -> list[_Section]:
         if token.type != "inline":
             continue
         if opening.type != "heading_open":
-            sections[-1].paragraphs.append(markdown.words(token))
+            sections[-1].paragraphs.append(_paragraph(token))
         elif not (titled and opening.tag == "h1"):
             sections.append(_Section(markdown.words(token)))
     return sections
+
+
+def _paragraph(token: Token) -> _Paragraph:
+    shown = " ".join(child.content for child in token.children or [] if child.type == "text")  # not code
+    return _Paragraph(markdown.words(token), frozenset(markdown.markers(shown)))
 
 
 def _without_markers(text: str) -> str:
