@@ -306,6 +306,14 @@ async def list_citations(db: Connection, tenant_id: UUID, version_id: UUID) -> l
     ]
 
 
+async def list_citing(
+    db: Connection, tenant_id: UUID, document_id: UUID, *, limit: int = 50
+) -> list[tuple[UUID, str, State]]:
+    """Return (id, title, state) of the items whose latest or live version quotes a document."""
+    rows = await db.fetch(SQL["content.list_citing"], tenant_id, document_id, limit)
+    return [(row["id"], row["title"], row["state"]) for row in rows]
+
+
 async def move(db: Connection, tenant_id: UUID, content_id: UUID, verb: str) -> State:
     """Change the state of an item by *verb* of TRANSITIONS. Raises: Conflict where the table does not allow it."""
     step = TRANSITIONS[verb]

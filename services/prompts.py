@@ -35,8 +35,8 @@ TYPES: dict[str, str] = {
 _NAME = re.compile(r"[a-z][a-z0-9_.-]{0,99}")
 _LABEL = re.compile(r"[a-z0-9][a-z0-9_.-]{0,35}")
 _VARIABLE = re.compile(r"[a-z][a-z0-9_]{0,49}")
-_PLACE = re.compile(r"\{\{([^{}\n]*)\}\}")
-_DEFAULTS = Path(__file__).parent / "default_prompts"
+PLACE = re.compile(r"\{\{([^{}\n]*)\}\}")
+DEFAULTS = Path(__file__).parent / "default_prompts"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,6 +194,12 @@ async def find(
     return PromptVersion.from_row(row) if row else None
 
 
+async def find_name(db: Connection, tenant_id: UUID, version_id: UUID) -> tuple[str, int] | None:
+    """Return the name of the prompt and the number that a version id belongs to."""
+    row = await db.fetchrow(SQL["prompts.find_name"], tenant_id, version_id)
+    return (row["name"], row["number"]) if row else None
+
+
 async def list_prompts(
     db: Connection, tenant_id: UUID, *, after: str | None = None, limit: int = 50
 ) -> list[Prompt]:
@@ -278,7 +284,7 @@ async def install_defaults(db: Connection, *, tenant_id: UUID, actor: str) -> li
     Returns the names that were new.
     """
     installed = []
-    for path in sorted(_DEFAULTS.glob("*.md")):
+    for path in sorted(DEFAULTS.glob("*.md")):
         if await find(db, tenant_id, path.stem, label="latest") is None:
             parts = parse_default(path.read_text(encoding="utf-8"))
             version = await add_version(db, tenant_id=tenant_id, name=path.stem, actor=actor, **parts)
@@ -335,7 +341,7 @@ def _check(name: str, system: str, template: str, variables: Sequence[Variable])
         if variable.name in names[:index]:
             faults.append(Fault(f"/variables/{index}/name", f"{variable.name} is declared twice"))
     for field, text in (("system", system), ("template", template)):
-        for place in _PLACE.findall(text):
+        for place in PLACE.findall(text):
             if place.strip() not in names:
                 faults.append(Fault(f"/{field}", f"{{{{{place}}}}} is not a declared variable"))
     if faults:
@@ -376,7 +382,7 @@ def _as_text(value: object) -> str:
 
 
 def _fill(text: str, values: Mapping[str, str]) -> str:
-    return _PLACE.sub(lambda place: values[place[1].strip()], text)
+    return PLACE.sub(lambda place: values[place[1].strip()], text)
 
 
 def _pointer(key: object) -> str:

@@ -105,7 +105,7 @@ async def delete(request: web.Request) -> web.Response:
         stopped = await documents.delete(
             desk.db, desk.tenant_id, frame.part(request, "document_id"), actor=desk.principal.actor
         )
-    request.app[keys.CANCELLED]([(one.task_id, one.executor_id, one.fence) for one in stopped])
+    request.app[keys.CANCELLED](stopped)
     return frame.go(request, "desk.documents", done="deleted")
 
 

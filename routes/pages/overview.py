@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from aiohttp import web
 
 from routes import keys
@@ -41,7 +43,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
     return await live.stream(request, read, poll_seconds=_LIVE_SECONDS)
 
 
-async def _read(desk: frame.Desk) -> dict[str, object]:
+async def _read(desk: frame.Desk) -> dict[str, Any]:
     return {
         "numbers": await overview.get(desk.db, desk.tenant_id),
         "waiting": await reviews.list_reviews(desk.db, desk.tenant_id, state="pending", limit=6),

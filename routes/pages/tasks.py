@@ -10,7 +10,7 @@ from aiohttp import web
 
 from routes import keys
 from routes.pages import frame, live
-from services import llm_calls, reviews, task_types, tasks
+from services import content, llm_calls, reviews, task_types, tasks
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
 from services.task_states import FINAL, LIVE, STATES
@@ -96,7 +96,7 @@ async def cancel(request: web.Request) -> web.Response:
             actor=desk.principal.actor,
             reason=form.get("reason", "").strip()[:500] or None,
         )
-    request.app[keys.CANCELLED]([(one.task_id, one.executor_id, one.fence) for one in stopped])
+    request.app[keys.CANCELLED](stopped)
     return frame.go(request, "desk.task", task_id=task_id, done="cancelled")
 
 
@@ -164,7 +164,7 @@ def _read_changes(form: dict[str, str]) -> dict[str, Any]:
 async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any]:
     """Return everything the page and its fragments show. Raises: NotFound."""
     task = await tasks.get(db, tenant_id, task_id)
-    open_reviews = await reviews.list_reviews(db, tenant_id, task_id=task_id, state="pending", limit=1)
+    made = await content.list_items(db, tenant_id, task_id=task_id, limit=1)
     output = "" if task.is_final else (await tasks.read_output(db, tenant_id, task_id, task.fence))[0]
     return {
         "task": task,
@@ -173,5 +173,6 @@ async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any
         "calls": await llm_calls.list_of_task(db, tenant_id, task_id),
         "retries": await tasks.list_requeued(db, tenant_id, task_id),
         "output": output,
-        "review": open_reviews[0] if open_reviews else None,
+        "item": made[0] if made else None,
+        "review": await reviews.find_pending(db, tenant_id, made[0].id) if made else None,
     }

@@ -40,6 +40,13 @@ WHERE p.tenant_id = $1 AND p.name = $2
     ELSE (SELECT l.number FROM prompt_labels l WHERE l.tenant_id = $1 AND l.prompt_id = p.id AND l.label = $3)
   END;
 
+-- name: find_name
+-- $1 tenant, $2 version id
+SELECT p.name, v.number
+FROM prompt_versions v
+JOIN prompts p ON p.tenant_id = v.tenant_id AND p.id = v.prompt_id
+WHERE v.tenant_id = $1 AND v.id = $2;
+
 -- name: list
 -- $1 tenant, $2 names after this one or NULL, $3 how many
 SELECT p.id, p.name, p.latest_number, p.created_by, p.created_at, v.created_at AS updated_at,
