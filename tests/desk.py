@@ -1,0 +1,148 @@
+"""The pages, served for real: every route of desk and site, people who are signed in, and a desk with something on it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from uuid import UUID
+
+from aiohttp import ClientResponse, ClientSession
+from selectolax.lexbor import LexborHTMLParser
+
+from routes import keys
+from routes.api import health
+from routes.pages import content as content_pages
+from routes.pages import documents as document_pages
+from routes.pages import overview, prompts, search, session
+from routes.pages import reviews as review_pages
+from routes.pages import tasks as task_pages
+from routes.public import posts
+from routes.public import search as site_search
+from server import templating
+from server.database import Database
+from services import access, documents, reviews, tasks
+from services import prompts as prompt_service
+from services.content import ContentVersion
+from services.documents import NewDocument
+from services.tasks import NewTask
+from sql import Connection
+from tests import content as contents
+from tests import web
+from tests.knowledge import RememberingEmbedder
+
+PASSWORD = "correct horse battery"
+TABLES = (
+    overview.routes, task_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
+    session.routes, posts.routes, site_search.routes, health.routes,
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Things:
+    """What a full desk has, by id."""
+
+    review: reviews.Review
+    version: ContentVersion
+    published: reviews.Review
+    waiting_task: UUID
+    failed_task: UUID
+    document: documents.Document
+
+
+def build(database: Database) -> web.Served:
+    """Return an application with all pages; the site is that of tenant acme."""
+    served = web.build(database, *TABLES, public_tenant="acme", embedded_model=True)
+    templating.install(served.app)
+    served.app[keys.EMBEDDER] = RememberingEmbedder()
+    return served
+
+
+async def sign_up(
+    database: Database, tenant: UUID, role: str = "admin", email: str = "ada@example.org"
+) -> dict[str, str]:
+    """Make a person and a session for them; return their cookie."""
+    async with database.tenant(tenant, "test") as db:
+        await access.create_user(db, tenant_id=tenant, email=email, name=email, password=PASSWORD, role=role)
+        found = await access.find_login(db, email)
+        assert found is not None
+        return {"sid": await access.open_session(db, found[0])}
+
+
+@asynccontextmanager
+async def visiting(served: web.Served, cookies: dict[str, str] | None = None) -> AsyncIterator[ClientSession]:
+    """A browser without a screen: keeps cookies, follows no redirects unless told to."""
+    async with ClientSession(served.url, cookies=cookies) as client:
+        yield client
+
+
+async def token(client: ClientSession, path: str = "/desk") -> str:
+    """Return the token that forms on the page at *path* carry."""
+    async with client.get(path) as answer:
+        found = re.search(r'name="csrf_token" value="([^"]+)"', await answer.text())
+        assert found, f"{path} has no form"
+        return found[1]
+
+
+async def send(client: ClientSession, path: str, **fields: str) -> ClientResponse:
+    """Send a form as its page would."""
+    form = {"csrf_token": await token(client), **fields}
+    async with client.post(path, data=form, allow_redirects=False) as answer:
+        await answer.read()
+        return answer
+
+
+async def read(client: ClientSession, path: str, status: int = 200) -> LexborHTMLParser:
+    """Return the page at *path*."""
+    async with client.get(path, allow_redirects=False) as answer:
+        text = await answer.text()
+        assert answer.status == status, f"{path} answered {answer.status}: {text[:2000]}"
+        return LexborHTMLParser(text)
+
+
+def words(page: LexborHTMLParser, selector: str = "main") -> str:
+    """Return what a person reads there, spaces made one."""
+    node = page.css_first(selector)
+    assert node is not None, f"the page has no {selector}"
+    return " ".join(node.text().split())
+
+
+async def fill(database: Database, tenant: UUID) -> Things:
+    """Put something on the desk that every page has to show: hostile words among it."""
+    async with database.tenant(tenant, "user:ada@example.org") as db:
+        await prompt_service.install_defaults(db, tenant_id=tenant, actor="user:ada@example.org")
+        document, _ = await documents.create(
+            db, tenant, NewDocument(collection="garden", title="Compost at home", text="# Air\n\nTurn the heap every week."),
+            actor="user:ada@example.org",
+        )  # fmt: skip
+        published = await _published(db, tenant)
+        task_id, review = await contents.waiting_task(db, tenant)
+        second = await contents.write(
+            db,
+            tenant,
+            review.content_id,
+            kind="refine",
+            title="How to compost <script>alert(1)</script>",
+            note="shorter",
+        )
+        failed = await tasks.enqueue(db, tenant, NewTask(type="noop", payload={"fail": True}), actor="key:ci")
+        await tasks.cancel(
+            db, tenant, failed.id, actor="user:ada@example.org", reason="<b>no longer</b> wanted"
+        )
+        pending = await reviews.find_pending(db, tenant, review.content_id)
+        assert pending is not None
+    return Things(
+        review=pending,
+        version=second,
+        published=published,
+        waiting_task=task_id,
+        failed_task=failed.id,
+        document=document,
+    )
+
+
+async def _published(db: Connection, tenant: UUID) -> reviews.Review:
+    version = await contents.write(db, tenant, title="The first heap", summary="Where to put it.")
+    review = await contents.ask(db, tenant, version)
+    return await contents.decide(db, review, contents.person(tenant))
