@@ -7,11 +7,13 @@ connection whose head is not whole in time, and answers what cannot be parsed wi
 from __future__ import annotations
 
 import asyncio
+import re
 from typing import Any
 from uuid import uuid4
 
 import orjson
 from aiohttp import web
+from aiohttp.http_exceptions import BadHttpMethod
 from aiohttp.web_protocol import RequestHandler
 
 from server.middleware import SECURITY_HEADERS
@@ -19,6 +21,8 @@ from server.middleware import SECURITY_HEADERS
 HEAD_SECONDS = 10.0  # from a connection's or a request's first byte to the end of its head
 IDLE_SECONDS = 30.0  # between two requests on one connection
 
+_ALLOWED = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"  # the parser refuses other methods before it reads where they go
+_READABLE_LINE = re.compile(r"b'[A-Z]{2,30} /")
 _TOO_LATE = (
     b"HTTP/1.1 408 Request Timeout\r\nServer: galley\r\nConnection: close\r\nContent-Length: 0\r\n"
     b"X-Content-Type-Options: nosniff\r\n\r\n"
@@ -64,25 +68,10 @@ class GuardedHandler(RequestHandler):
             raise ConnectionError("the answer had begun")
         if status >= 500:
             self.log_exception("request failed outside every handler", exc_info=exc)
-        title = "Something went wrong" if status >= 500 else "The request cannot be read"
-        request_id = uuid4().hex
-        body = {
-            "type": "/problems/internal-error" if status >= 500 else "/problems/malformed",
-            "title": title,
-            "status": status,
-            "request_id": request_id,
-        }
-        headers = {
-            **SECURITY_HEADERS,
-            "Server": "galley",
-            "Cache-Control": "no-store",
-            "X-Request-ID": request_id,
-        }
-        response = web.Response(
-            body=orjson.dumps(body), status=status, headers=headers, content_type="application/problem+json"
-        )
-        response.force_close()
-        return response
+            return _fixed_answer(status, "internal-error", "Something went wrong")
+        if isinstance(exc, BadHttpMethod) and _READABLE_LINE.search(str(exc)):
+            return _fixed_answer(405, "method-not-allowed", "Method Not Allowed", {"Allow": _ALLOWED})
+        return _fixed_answer(status, "malformed", "The request cannot be read")
 
     def _expect_head(self) -> None:
         self._head_timer = asyncio.get_running_loop().call_later(HEAD_SECONDS, self._too_late)
@@ -99,6 +88,22 @@ class GuardedHandler(RequestHandler):
         if self.transport is not None:
             self.transport.write(_TOO_LATE)
             self.transport.close()
+
+
+def _fixed_answer(
+    status: int, slug: str, title: str, headers: dict[str, str] | None = None
+) -> web.StreamResponse:
+    request_id = uuid4().hex
+    body = {"type": f"/problems/{slug}", "title": title, "status": status, "request_id": request_id}
+    own = {"Server": "galley", "Cache-Control": "no-store", "X-Request-ID": request_id}
+    response = web.Response(
+        body=orjson.dumps(body),
+        status=status,
+        headers={**SECURITY_HEADERS, **own, **(headers or {})},
+        content_type="application/problem+json",
+    )
+    response.force_close()
+    return response
 
 
 class GuardedServer(web.Server):

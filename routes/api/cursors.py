@@ -19,7 +19,7 @@ Scalar = str | int | float | bool | None
 
 def encode(secret: bytes, tenant_id: UUID, scope: str, values: tuple[Scalar | UUID | datetime, ...]) -> str:
     """Return *values* as an opaque cursor of the list *scope* (a route name) in this tenant."""
-    payload = orjson.dumps(values)
+    payload = orjson.dumps(values, default=str)
     return base64.urlsafe_b64encode(_sign(secret, tenant_id, scope, payload) + payload).decode().rstrip("=")
 
 

@@ -104,7 +104,7 @@ def operation(
             return await _serve(declared, request)
 
         serve.operation = declared  # type: ignore[attr-defined]
-        routes.route(method, path, name=name)(serve)
+        routes.route(method, declared.pattern, name=name)(serve)
         return handler
 
     return declare

@@ -45,6 +45,15 @@ class Operation:
     transaction: bool
     errors: frozenset[int]
 
+    @property
+    def pattern(self) -> str:
+        """The path as the router is to match it: an id is never taken for a word that stands in its place."""
+        found = self.path
+        for name, kind in self.path_values.items():
+            if kind is UUID:
+                found = found.replace("{" + name + "}", "{" + name + ":[0-9a-fA-F-]{36}}")
+        return found
+
 
 def declare(handler: Callable[..., Awaitable[object]], *, errors: tuple[int, ...], **given: Any) -> Operation:
     """Return the operation of *handler*. Raises: TypeError, at import, for a declaration that cannot be served."""
