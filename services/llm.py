@@ -216,7 +216,7 @@ class Provider:
         parameters: dict[str, Any] = {"model": self.model, "stream": True}
         limit = "max_completion_tokens" if "max_tokens" in self._refused else "max_tokens"
         parameters[limit] = request.max_tokens
-        optional = {
+        optional: dict[str, Any] = {
             "temperature": request.temperature,
             "seed": request.seed,
             "stream_options": {"include_usage": True},
@@ -240,7 +240,8 @@ class Provider:
         if status == 429 and exc.code == "insufficient_quota":
             return Permanent(f"the model provider's quota is used up: {said}")
         if status == 429 or (status == 503 and retry_after is not None):
-            return Throttled(DEFAULT_RETRY_AFTER if retry_after is None else retry_after)
+            seconds = DEFAULT_RETRY_AFTER if retry_after is None else retry_after
+            return Throttled(f"the model server asked to wait {seconds:g} s: {said}", retry_after=seconds)
         if status >= 500 or status in {408, 409, 425}:
             return Retryable(f"the model server failed with {status}: {said}")
         if (
