@@ -9,7 +9,7 @@ from aiohttp import web
 from aiohttp.web_request import FileField
 
 from routes import keys
-from routes.pages import frame
+from routes.pages import frame, live
 from services import collections, content, documents, task_types
 from services.errors import Fault, GalleyError, Invalid
 
@@ -17,6 +17,7 @@ routes = web.RouteTableDef()
 
 STATES = ("pending", "indexed", "failed")
 CHUNKS_SHOWN = 50
+_FRAGMENTS = {"document-state": "documents/_state.html", "document-chunks": "documents/_chunks.html"}
 _FORMATS = {".md": "text/markdown", ".markdown": "text/markdown", ".html": "text/html", ".htm": "text/html"}
 
 
@@ -80,22 +81,42 @@ async def add(request: web.Request) -> web.Response:
 @routes.get("/desk/documents/{document_id}", name="desk.document")
 async def show(request: web.Request) -> web.Response:
     """One document, its passages and what cites it."""
-    after = frame.number(request.query.get("after"))
     async with frame.open_desk(request) as desk:
-        document = await documents.get(desk.db, desk.tenant_id, frame.part(request, "document_id"))
-        chunks = await documents.list_chunks(
-            desk.db, desk.tenant_id, document.id, after=-1 if after is None else after, limit=CHUNKS_SHOWN + 1
-        )
-        cited_by = await content.list_citing(desk.db, desk.tenant_id, document.id)
-    shown = chunks[:CHUNKS_SHOWN]
-    return desk.page(
-        "documents/document.html",
-        document=document,
-        chunks=shown,
-        cited_by=cited_by,
-        first=frame.link(request, after=None) if after is not None else None,
-        next=frame.link(request, after=shown[-1].ordinal) if len(chunks) > CHUNKS_SHOWN else None,
+        values = await _read(desk)
+        cited_by = await content.list_citing(desk.db, desk.tenant_id, values["document"].id)
+    return desk.page("documents/document.html", **values, cited_by=cited_by)
+
+
+@routes.get("/desk/documents/{document_id}/live", name="desk.document_live")
+async def watch(request: web.Request) -> web.StreamResponse:
+    """Its state and passages, until it is indexed or has failed."""
+    templates = request.app[keys.TEMPLATES]
+
+    async def read() -> tuple[live.Fragments, bool]:
+        async with frame.open_desk(request) as desk:
+            values = await _read(desk)
+        fragments = {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
+        return fragments, values["document"].state != "pending"
+
+    await read()  # answers 404 before the stream begins
+    return await live.stream(request, read, poll_seconds=1.0)
+
+
+async def _read(desk: frame.Desk) -> dict[str, Any]:
+    """Return the document and one page of its passages. Raises: NotFound."""
+    after = frame.number(desk.request.query.get("after"))
+    document = await documents.get(desk.db, desk.tenant_id, frame.part(desk.request, "document_id"))
+    chunks = await documents.list_chunks(
+        desk.db, desk.tenant_id, document.id, after=-1 if after is None else after, limit=CHUNKS_SHOWN + 1
     )
+    shown = chunks[:CHUNKS_SHOWN]
+    more = len(chunks) > CHUNKS_SHOWN
+    return {
+        "document": document,
+        "chunks": shown,
+        "first": None if after is None else frame.link(desk.request, after=None),
+        "next": frame.link(desk.request, after=shown[-1].ordinal) if more else None,
+    }
 
 
 @routes.post("/desk/documents/{document_id}/delete", name="desk.document_delete")
