@@ -6,6 +6,7 @@ import asyncio
 import errno
 import logging
 import signal
+import socket
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -80,9 +81,13 @@ async def serve(
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second signal hurries. *announce* is called with the address once it answers."""
     async with AsyncExitStack() as stack:
+        bound = stack.enter_context(
+            _bind(settings)
+        )  # first: a taken port is found out before anything is started
+        port = bound.getsockname()[1]
         database = await stack.enter_async_context(ready_database(settings))
         provider = await stack.enter_async_context(_provider(settings)) if settings.role != "web" else None
-        base_url = settings.base_url.rstrip("/") or f"http://{_shown(settings.host)}:{settings.port}"
+        base_url = settings.base_url.rstrip("/") or f"http://{_shown(settings.host)}:{port}"
         app = create_app(
             Parts(
                 settings=settings,
@@ -95,7 +100,7 @@ async def serve(
         runner = Runner(app, shutdown_timeout=HANDLER_SECONDS)
         await runner.setup()
         try:
-            await _listen(runner, settings)
+            await _listen(runner, bound, settings)
             stopping = _watch_signals(app)
             announcing = asyncio.create_task(announce(app, database, base_url), name="announce")
             announcing.add_done_callback(_report)
@@ -119,16 +124,37 @@ async def _stop(app: web.Application, runner: Runner) -> None:
     await app[ENGINE].stop(app[HURRY])
 
 
-async def _listen(runner: Runner, settings: Settings) -> None:
-    site = web.TCPSite(runner, settings.host, settings.port)
+def _bind(settings: Settings) -> socket.socket:
+    """Take the port without listening yet. PORT=0 takes a free one. Raises: ServeError."""
     try:
-        await site.start()
+        family, kind, number, _, address = socket.getaddrinfo(
+            settings.host or None, settings.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        )[0]
+        bound = socket.socket(family, kind, number)
+        try:
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind(address)
+        except OSError:
+            bound.close()
+            raise
     except OSError as exc:
-        if exc.errno == errno.EADDRINUSE:
-            raise ServeError(
-                f"port {settings.port} on {settings.host} is taken by another program; set PORT to a free one"
-            ) from exc
-        raise ServeError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}") from exc
+        raise _cannot_listen(settings, exc) from exc
+    return bound
+
+
+async def _listen(runner: Runner, bound: socket.socket, settings: Settings) -> None:
+    try:
+        await web.SockSite(runner, bound).start()
+    except OSError as exc:  # another program bound the same port and was quicker to listen
+        raise _cannot_listen(settings, exc) from exc
+
+
+def _cannot_listen(settings: Settings, exc: OSError) -> ServeError:
+    if exc.errno == errno.EADDRINUSE:
+        return ServeError(
+            f"port {settings.port} on {settings.host} is taken by another program; set PORT to a free one"
+        )
+    return ServeError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}")
 
 
 def _watch_signals(app: web.Application) -> asyncio.Event:
