@@ -96,32 +96,36 @@ class _Account:
     closed: Path | None = None  # a folder on the way that this user may not enter by itself
 
 
-def ensure_running(home: Path, *, durable: bool) -> str:
-    """Make the cluster in `home` if there is none, start it unless it runs. Returns the folder of its socket.
+def ensure_running(home: Path, *, durable: bool) -> tuple[Process, str]:
+    """Make the cluster in `home` if there is none, start it unless it runs. Returns it and the folder of its socket.
 
     The caller holds the lock of `home`. Raises: EmbeddedError, OSError.
     """
     folder = programs()
     account = _account(home, folder)
     cluster = _made(home, folder, account)
-    pid = _postmaster(cluster)
-    if pid is None or not _becomes_ready(cluster, pid):
-        _start(home, cluster, folder, account, durable=durable)
-    return _status(cluster)[4]
+    postmaster = _postmaster(cluster)
+    if postmaster is None or not _becomes_ready(cluster, postmaster):
+        postmaster = _start(home, cluster, folder, account, durable=durable)
+    return postmaster, _status(cluster)[4]
 
 
 def stop(home: Path) -> None:
-    """Fast shutdown: open transactions are rolled back, what is committed is written. Returns when the process is gone."""
-    pid = _postmaster(home / "cluster")
-    if pid is None:
-        return
+    """Stop the cluster in `home`, if it runs. Returns when its process is gone."""
+    postmaster = _postmaster(home / "cluster")
+    if postmaster is not None:
+        end(postmaster)
+
+
+def end(postmaster: Process) -> None:
+    """Fast shutdown: open transactions are rolled back, what is committed is written. Harder ways where that takes too long."""
     for how, seconds in ((signal.SIGINT, STOP_SECONDS), (signal.SIGQUIT, 10), (signal.SIGKILL, 10)):
+        if _ended(postmaster):
+            return
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, how)
+            os.kill(postmaster.pid, how)
         deadline = time.monotonic() + seconds
-        while time.monotonic() < deadline:
-            if _ended(pid):
-                return
+        while time.monotonic() < deadline and not _ended(postmaster):
             time.sleep(0.005)
 
 
@@ -224,7 +228,7 @@ def _failure(account: _Account, what: str, printed: str) -> EmbeddedError:
         line for line in lines if any(word in line for word in ("FATAL:", "PANIC:", "ERROR:", "error:"))
     ] or lines[-1:]
     why = telling[0] if telling else "it said nothing"
-    if account.closed is not None and "ermi" in why:
+    if account.closed is not None and why.endswith(("Permission denied", "Operation not permitted")):
         return EmbeddedError(
             f"PostgreSQL cannot run as root, and user id {account.uid} may not enter {account.closed}:"
             f" run Galley as another user, or set DATA_DIR and install it outside that folder"
@@ -241,24 +245,23 @@ def _status(cluster: Path) -> list[str]:
     return [line.strip() for line in lines] + [""] * (8 - len(lines))
 
 
-def _postmaster(cluster: Path) -> int | None:
+def _postmaster(cluster: Path) -> Process | None:
     """The process that serves this cluster, whoever started it."""
     pid = _status(cluster)[0]
-    if not pid.isdigit() or process(int(pid)) is None:
-        return None
+    found = process(int(pid)) if pid.isdigit() else None
     try:
-        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0") if found else []
     except (FileNotFoundError, ProcessLookupError):
         return None
-    return int(pid) if os.fsencode(cluster) in words and words[0].endswith(b"postgres") else None
+    return found if os.fsencode(cluster) in words and words[0].endswith(b"postgres") else None
 
 
-def _becomes_ready(cluster: Path, pid: int) -> bool:
+def _becomes_ready(cluster: Path, postmaster: Process) -> bool:
     """Wait for a PostgreSQL that is starting. False: it ended instead, or was on its way out."""
     deadline = time.monotonic() + READY_SECONDS
-    while not _ended(pid):
+    while not _ended(postmaster):
         status = _status(cluster)
-        if status[0] == str(pid) and status[7] == "ready":
+        if status[0] == str(postmaster.pid) and status[7] == "ready":
             return True
         if time.monotonic() > deadline:
             raise EmbeddedError(
@@ -268,13 +271,13 @@ def _becomes_ready(cluster: Path, pid: int) -> bool:
     return False
 
 
-def _ended(pid: int) -> bool:
+def _ended(wanted: Process) -> bool:
     with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)  # a child of ours would stay a zombie
-    return process(pid) is None
+        os.waitpid(wanted.pid, os.WNOHANG)  # a child of ours would stay a zombie
+    return process(wanted.pid) != wanted
 
 
-def _start(home: Path, cluster: Path, folder: Path, account: _Account, *, durable: bool) -> None:
+def _start(home: Path, cluster: Path, folder: Path, account: _Account, *, durable: bool) -> Process:
     settings = cluster / "postgresql.conf"
     settings.write_text(SETTINGS if durable else SETTINGS + NOT_DURABLE)
     os.chown(settings, account.uid, account.gid)
@@ -291,11 +294,12 @@ def _start(home: Path, cluster: Path, folder: Path, account: _Account, *, durabl
     if log.exists() and log.stat().st_size > LOG_BYTES:
         log.replace(home / f"{LOG}.1")
     before = log.stat().st_size if log.exists() else 0
-    pid = _spawn(words, _environment(cluster), log)
-    if not _becomes_ready(cluster, pid):
+    postmaster = process(_spawn(words, _environment(cluster), log))
+    if postmaster is None or not _becomes_ready(cluster, postmaster):
         raise _failure(
             account, "PostgreSQL did not start", log.read_bytes()[before:].decode(errors="replace")
         )
+    return postmaster
 
 
 def _environment(cluster: Path) -> dict[str, str]:

@@ -62,6 +62,7 @@ class EmbeddedPostgres:
     web_dsn: str  # the role that serves; migration 0001 makes it
     home: Path
     user: str
+    postmaster: cluster.Process
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,7 +113,9 @@ async def model(data_dir: Path) -> AsyncIterator[EmbeddedModel]:
 def _open_log(data_dir: Path) -> BinaryIO:
     with _told(f"the folder {data_dir} cannot be used"):
         data_dir.mkdir(parents=True, exist_ok=True)
-        return (data_dir / "model.log").open("wb")
+        log = (data_dir / "model.log").open("ab")
+        log.truncate(0)
+        return log
 
 
 async def _keep_model(child: Process, endpoint: EmbeddedModel, log: BinaryIO) -> None:
@@ -194,16 +197,23 @@ def start_postgres(data_dir: Path, *, durable: bool = True) -> EmbeddedPostgres:
         home.mkdir(mode=0o711, exist_ok=True)
         home = home.resolve()
         with _locked(home):
-            folder = cluster.ensure_running(home, durable=durable)
+            postmaster, folder = cluster.ensure_running(home, durable=durable)
             user = secrets.token_hex(8)
             _write_users(home, {**_living_users(home), user: cluster.process(os.getpid())})
     return EmbeddedPostgres(
-        admin_dsn=_dsn(cluster.SUPERUSER, folder), web_dsn=_dsn(WEB_ROLE, folder), home=home, user=user
+        admin_dsn=_dsn(cluster.SUPERUSER, folder),
+        web_dsn=_dsn(WEB_ROLE, folder),
+        home=home,
+        user=user,
+        postmaster=postmaster,
     )
 
 
 def stop_postgres(running: EmbeddedPostgres) -> None:
     """Sign out; the last user stops PostgreSQL and waits for its end. Blocks. A second call does nothing."""
+    if not running.home.exists():  # somebody deleted the data under it
+        cluster.end(running.postmaster)
+        return
     with _told(f"the folder {running.home} cannot be used"), _locked(running.home):
         users = _living_users(running.home)
         users.pop(running.user, None)
