@@ -45,6 +45,7 @@ def chunk(parsed: Parsed, *, title: str, budget: int = MAX_PIECES) -> list[Chunk
     """Divide *parsed* into chunks whose search text has at most *budget* word pieces, the model's marks included."""
     chunks: list[Chunk] = []
     for headings, blocks in groupby(parsed.blocks, key=lambda block: block.headings):
+        headings = headings[1:] if headings[:1] == (title,) else headings
         context = _context(title, headings)
         room = budget - MARKS - _size(context)
         for start, end in _divide(parsed.text, blocks, room):

@@ -23,7 +23,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
   FROM unnest(to_tsvector(app.text_search_config(p_language), p_text)) AS t
 $$;
 
--- What a chunk is found by: its terms and the BM25 weight of each (k1 = 1.2, b = 0.75). The average length is fixed at 100
+-- What a chunk is found by: its terms and the BM25 weight of each (k1 = 1.2, b = 0.75). The average length is fixed at 60
 -- stems, because chunks have a fixed budget: so a weight never changes and one document never rewrites the others.
 CREATE OR REPLACE FUNCTION app.index_terms(p_collection uuid, p_language text, p_text text, OUT keys int[], OUT weights sparsevec, OUT length int)
 LANGUAGE sql STABLE PARALLEL SAFE AS $$
@@ -34,7 +34,7 @@ LANGUAGE sql STABLE PARALLEL SAFE AS $$
   )
   SELECT coalesce(array_agg(c.key ORDER BY c.key), '{}'),
          ('{' || coalesce(string_agg(
-           c.key || ':' || round(c.occurrences * 2.2 / (c.occurrences + 1.2 * (0.25 + 0.75 * c.length / 100)), 4), ',' ORDER BY c.key), '')
+           c.key || ':' || round(c.occurrences * 2.2 / (c.occurrences + 1.2 * (0.25 + 0.75 * c.length / 60)), 4), ',' ORDER BY c.key), '')
          || '}/1000000000')::sparsevec,
          coalesce(max(c.length), 0)::int
   FROM counted c
@@ -97,8 +97,8 @@ CREATE OR REPLACE TRIGGER uncounted AFTER DELETE ON chunk_terms
 --   nearest   vectors by cosine distance; exact below 10,000 chunks in scope, above that through the index of the set
 --   keyword   BM25 over the terms of the query; absent when the query has no terms (only stop words, only marks)
 -- and their fusion by rank: score = Σ weight / (60 + rank). A weight of 0 leaves an arm out. A document gives at most
--- p_per_document hits. Cost is bounded: the keyword arm visits only chunks that hold one of the rarest terms, taken together
--- until about 4,000 chunks hold one; the commoner terms then only count towards the score.
+-- p_per_document hits. The keyword arm visits only chunks that hold one of the rarer terms: the rarest ones as long as at most
+-- 4,000 chunks hold them, and the next when they are held by fewer than 200. The commoner terms only count towards the score.
 CREATE OR REPLACE FUNCTION app.search_chunks(
   p_query text, p_embedding real[], p_collections uuid[], p_filters jsonb, p_limit int, p_per_document int, p_vector_weight real, p_keyword_weight real
 ) RETURNS TABLE (
@@ -144,11 +144,11 @@ BEGIN
     WHERE s.tenant_id = tenant AND s.collection_id = ANY (scope) AND p_keyword_weight > 0
     WINDOW same_word AS (PARTITION BY s.language, t.lexeme)
   ), weighted AS MATERIALIZED (
-    SELECT a.key, a.lexeme, a.idf, sum(a.holders) OVER (ORDER BY a.idf DESC, a.key ROWS UNBOUNDED PRECEDING) - a.holders AS held_by_rarer
+    SELECT a.key, a.lexeme, a.idf, sum(a.holders) OVER (ORDER BY a.idf DESC) AS reach, sum(a.holders) OVER (PARTITION BY a.idf) AS holders
     FROM (SELECT a.key, a.lexeme, a.holders, ln(1 + (a.all_chunks - a.all_holders + 0.5) / (a.all_holders + 0.5)) AS idf FROM asked a WHERE a.holders > 0) a
   ), query_terms AS MATERIALIZED (
-    SELECT array_agg(w.key) FILTER (WHERE w.held_by_rarer < 4000) AS keys,
-           ('{' || string_agg(w.key || ':' || round(w.idf::numeric, 4), ',' ORDER BY w.key) || '}/1000000000')::sparsevec AS weights
+    SELECT array_agg(w.key) FILTER (WHERE w.reach <= 4000 OR w.reach - w.holders < 200) AS keys,
+           ('{' || string_agg(w.key || ':' || round(w.idf, 4), ',' ORDER BY w.key) || '}/1000000000')::sparsevec AS weights
     FROM weighted w
   ), keyword AS MATERIALIZED (
     SELECT f.chunk_id, f.document_id, f.keys, f.bm25, row_number() OVER (ORDER BY f.bm25 DESC, f.chunk_id) AS rank
