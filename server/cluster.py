@@ -325,9 +325,9 @@ def _spawn(words: list[str], environment: dict[str, str], log: Path) -> int:
 
 
 def _socket_folder(home: Path, account: _Account) -> Path:
-    """Beside the cluster; in the temporary folder when that path is too long for a socket."""
+    """Beside the cluster; in the temporary folder when that path is too long for a socket, or cannot be written in settings."""
     folder = home / "socket"
-    if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > SOCKET_PATH_MAX or '"' in str(folder):
+    if len(os.fsencode(folder / f".s.PGSQL.{PORT}")) > SOCKET_PATH_MAX or set(str(folder)) & {'"', ","}:
         key = hashlib.sha256(os.fsencode(home)).hexdigest()[:16]
         folder = Path(tempfile.gettempdir()) / f"galley-{key}"
     with contextlib.suppress(FileExistsError):
