@@ -179,10 +179,10 @@ async def list_chunks(
     return [StoredChunk.from_row(row) for row in rows]
 
 
-async def find_existing(db: Connection, tenant_id: UUID, document_ids: Sequence[UUID]) -> set[UUID]:
-    """Return those of *document_ids* that are still there."""
-    rows = await db.fetch(SQL["documents.find_existing"], tenant_id, list(document_ids))
-    return {row["id"] for row in rows}
+async def find_titles(db: Connection, tenant_id: UUID, document_ids: Sequence[UUID]) -> dict[UUID, str]:
+    """Return the titles of those of *document_ids* that are still there."""
+    rows = await db.fetch(SQL["documents.find_titles"], tenant_id, list(document_ids))
+    return {row["id"]: row["title"] for row in rows}
 
 
 async def find_source(db: Connection, tenant_id: UUID, document_id: UUID) -> Source | None:

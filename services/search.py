@@ -10,8 +10,8 @@ from uuid import UUID
 import asyncpg
 
 from services import collections
-from services.embeddings import DIMENSIONS
-from services.errors import Fault, Invalid
+from services.embeddings import DIMENSIONS, Embedder
+from services.errors import Fault, Invalid, Unavailable
 from sql import SQL, Connection
 
 Mode = Literal["hybrid", "vector", "keyword"]
@@ -63,6 +63,21 @@ class Hit:
                 "keyword": keyword if keyword["rank"] else None,
             },
         )
+
+
+async def vector_of(embedder: Embedder, query: str, mode: Mode) -> tuple[list[float] | None, str | None]:
+    """Return the query's vector, and why there is none although the mode wants one. Hold no transaction meanwhile.
+
+    Raises: Unavailable when the search would be by meaning alone and there is no model.
+    """
+    if mode == "keyword":
+        return None, None
+    try:
+        return (await embedder.embed([query]))[0], None
+    except Unavailable as exc:
+        if mode == "vector":
+            raise
+        return None, str(exc)
 
 
 async def search(

@@ -45,9 +45,9 @@ WHERE $5::text IS NULL OR f.state = $5
 ORDER BY f.id DESC
 LIMIT $3;
 
--- name: find_existing
--- $1 tenant, $2 ids: a text may cite what has been deleted since
-SELECT id FROM documents WHERE tenant_id = $1 AND id = ANY ($2);
+-- name: find_titles
+-- $1 tenant, $2 ids: what has been deleted since is left out
+SELECT id, title FROM documents WHERE tenant_id = $1 AND id = ANY ($2);
 
 -- name: get_source
 -- $1 tenant, $2 document. What an ingest reads.
