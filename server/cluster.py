@@ -21,6 +21,8 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
+from services.errors import GalleyError
+
 MAJOR = 18
 DATABASE = "galley"
 SUPERUSER = "postgres"
@@ -74,8 +76,10 @@ INITDB = (
 ENVIRONMENT = {"PATH": "/usr/bin:/bin", "LC_ALL": "C", "TZ": "UTC"}
 
 
-class EmbeddedError(Exception):
+class EmbeddedError(GalleyError):
     """The embedded PostgreSQL or model cannot run here; the message is one sentence for whoever started Galley."""
+
+    slug, title = "embedded", "The embedded part cannot run"
 
 
 @dataclass(frozen=True, slots=True)
