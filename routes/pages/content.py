@@ -92,7 +92,7 @@ async def read_version(desk: frame.Desk, item: ContentItem, number: int) -> dict
         "version": version,
         "versions": await content.list_versions(db, tenant_id, item.id, limit=VERSIONS_SHOWN),
         "citations": citations,
-        "documents": await documents.find_existing(db, tenant_id, cited) if cited else set(),
+        "documents": await documents.find_titles(db, tenant_id, cited) if cited else {},
         "review": await reviews.find_pending(db, tenant_id, item.id),
         "decisions": await reviews.list_decisions(db, tenant_id, item.id),
         "feedback": await reviews.list_feedback(db, tenant_id, item.id),

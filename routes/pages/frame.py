@@ -21,6 +21,7 @@ PAGE_SIZE = 50
 # What a page says after a change, by the word that the redirect carries: nobody can put a text of theirs on the page.
 NOTICES = {
     "cancelled": "The task is cancelled.",
+    "asked": "The article is asked for. This page shows how it goes.",
     "requeued": "This is the new task.",
     "approved": "Approved: it is on the site.",
     "changes-requested": "Changes are requested. The next draft has to take up your points.",

@@ -7,7 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from routes import keys
-from routes.pages import frame, live
+from routes.pages import frame, live, subjects
 from services import overview, reviews, tasks
 
 routes = web.RouteTableDef()
@@ -44,8 +44,10 @@ async def watch(request: web.Request) -> web.StreamResponse:
 
 
 async def _read(desk: frame.Desk) -> dict[str, Any]:
+    recent = await tasks.list_tasks(desk.db, desk.tenant_id, limit=10)
     return {
         "numbers": await overview.get(desk.db, desk.tenant_id),
         "waiting": await reviews.list_reviews(desk.db, desk.tenant_id, state="pending", limit=6),
-        "recent": await tasks.list_tasks(desk.db, desk.tenant_id, limit=10),
+        "recent": recent,
+        "subjects": await subjects.read(desk.db, desk.tenant_id, recent),
     }

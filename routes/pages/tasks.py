@@ -9,7 +9,7 @@ from uuid import UUID
 from aiohttp import web
 
 from routes import keys
-from routes.pages import frame, live
+from routes.pages import frame, live, subjects
 from services import content, llm_calls, reviews, task_types, tasks
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
@@ -39,11 +39,13 @@ async def list_(request: web.Request) -> web.Response:
         )
         live_counts = await tasks.count_live(desk.db, desk.tenant_id)
         queues = await tasks.list_queues(desk.db)
-    shown, newest, older = frame.older(request, rows)
+        shown, newest, older = frame.older(request, rows)
+        about = await subjects.read(desk.db, desk.tenant_id, shown)
     counts = [(state, live_counts.get(state, 0)) for state in LIVE] + [(state, None) for state in FINAL]
     return desk.page(
         "tasks/list.html",
         tasks=shown,
+        subjects=about,
         filters={**filters, "active": any(filters.values())},
         counts=counts,
         types=types,
@@ -106,13 +108,16 @@ async def ask_requeue(request: web.Request) -> web.Response:
     async with frame.open_desk(request, "operator") as desk:
         task = await tasks.get(desk.db, desk.tenant_id, frame.part(request, "task_id"))
         queues = await tasks.list_queues(desk.db)
+        subject = (await subjects.read(desk.db, desk.tenant_id, [task])).get(task.id, "")
     form = {
         "payload": json.dumps(task.payload, indent=2, ensure_ascii=False),
         "queue": task.queue,
         "priority": task.priority,
         "reuse_steps": True,
     }
-    return desk.page("tasks/requeue.html", task=task, queues=queues, form=form, faults_found=[])
+    return desk.page(
+        "tasks/requeue.html", task=task, subject=subject, queues=queues, form=form, faults_found=[]
+    )
 
 
 @routes.post("/desk/tasks/{task_id}/requeue")
@@ -139,6 +144,7 @@ async def requeue(request: web.Request) -> web.Response:
                 "tasks/requeue.html",
                 status=422,
                 task=task,
+                subject="",
                 queues=queues,
                 form=again,
                 faults_found=frame.told(exc),
@@ -168,6 +174,7 @@ async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any
     output = "" if task.is_final else (await tasks.read_output(db, tenant_id, task_id, task.fence))[0]
     return {
         "task": task,
+        "subject": (await subjects.read(db, tenant_id, [task])).get(task_id, ""),
         "events": await tasks.list_events(db, tenant_id, task_id),
         "steps": await tasks.list_steps(db, tenant_id, task_id),
         "calls": await llm_calls.list_of_task(db, tenant_id, task_id),

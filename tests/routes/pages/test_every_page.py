@@ -13,7 +13,7 @@ from tests import desk, web
 
 EMPTY = (
     "/desk", "/desk/tasks", "/desk/tasks?state=failed&q=nothing", "/desk/reviews", "/desk/reviews?state=approved", "/desk/content",
-    "/desk/content?state=draft&q=x", "/desk/documents", "/desk/documents?state=failed", "/desk/documents/new", "/desk/search",
+    "/desk/content?state=draft&q=x", "/desk/content/new", "/desk/documents", "/desk/documents?state=failed", "/desk/documents/new", "/desk/search",
     "/desk/search?q=heap", "/desk/prompts",
 )  # fmt: skip
 SITE = ("/", "/search", "/search?q=heap", "/feed.xml", "/sitemap.xml", "/login")
