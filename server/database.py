@@ -119,7 +119,11 @@ class Database:
     async def dedicated(self, name: str) -> asyncpg.Connection[asyncpg.Record]:
         """Open a connection of its own, for listening or for the heartbeat; the caller closes it."""
         connection = await connect(self.dsn, application_name=f"galley {name}", role=self.role)
-        await _prepare(connection)
+        try:
+            await _prepare(connection)
+        except BaseException:
+            connection.terminate()
+            raise
         return connection
 
     @asynccontextmanager

@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -84,7 +84,7 @@ class Executor:
         self._options = options
         self._provider, self._embedder = provider, embedder
         self._on_ended, self._on_scheduled = on_ended, on_scheduled
-        self._running: dict[UUID, _Running] = {}
+        self._running: dict[tuple[UUID, int], _Running] = {}  # by task and fence
         self._wake = asyncio.Event()
         self._draining = False
         self._dice = random.Random()  # noqa: S311 - spreads retries, guards nothing
@@ -95,7 +95,7 @@ class Executor:
             timing=options.timing,
             slots=options.slots,
             release=options.release,
-            runs=lambda: {task_id: running.run.fence for task_id, running in self._running.items()},
+            runs=self._list_runs,
             on_lost=self._stop_lost,
             on_expired=self._stop_expired,
             on_drain=self._stop_claiming,
@@ -128,8 +128,8 @@ class Executor:
         """Stop the runs of cancelled tasks that are here; return those that are not."""
         elsewhere = []
         for one in cancelled:
-            running = self._running.get(one.task_id)
-            if running is not None and running.run.fence == one.fence:
+            running = self._running.get((one.task_id, one.fence))
+            if running is not None:
                 self._stop(running, "cancelled")
             elif one.executor_id not in (None, self.lease.executor_id):
                 elsewhere.append(one)
@@ -230,10 +230,11 @@ class Executor:
 
     def _start(self, run: Run) -> None:
         running = _Running(run, time.monotonic())
-        self._running[run.id] = running
+        self._running[run.id, run.fence] = running
         running.handle = asyncio.create_task(
             self._run(running), name=f"run {run.fence} of {run.type} {run.id}"
         )
+        running.handle.add_done_callback(lambda handle: self._not_begun(running, handle))
         running.timer = asyncio.get_running_loop().call_later(
             max(run.seconds_left, 0), self._stop, running, "timeout"
         )
@@ -255,6 +256,13 @@ class Executor:
             log.warning("leaked slot freed", extra={"task_id": str(run.id), "fence": run.fence})
             return
         self._hand_over(running, ended)
+
+    def _not_begun(self, running: _Running, handle: asyncio.Task[None]) -> None:
+        """See to a run that was stopped in the very tick it was started in: its code, and _run with it, never began."""
+        if handle.cancelled():
+            if running.timer is not None:
+                running.timer.cancel()
+            self._hand_over(running, asyncio.CancelledError())
 
     async def _call(self, run: Run) -> Any:
         task_type = task_types.get(run.type)
@@ -281,23 +289,29 @@ class Executor:
             self._on_ended(running.run, "waiting", time.monotonic() - running.started)
 
     def _written(self, outcome: Outcome, accepted: bool) -> None:
-        running = self._running.get(outcome.run.id)
-        if running is not None and running.run.fence == outcome.run.fence and not running.leaked:
+        running = self._running.get((outcome.run.id, outcome.run.fence))
+        if running is not None and not running.leaked:
             self._free(running)
         if not accepted:
             self.stale_results += 1
             log.warning(
                 "stale result refused", extra={"task_id": str(outcome.run.id), "fence": outcome.run.fence}
             )
-        elif running is not None:
+            return
+        if outcome.delay:
+            self._on_scheduled()
+        if running is not None:
             self._on_ended(
                 outcome.run, outcome.state or outcome.retry_event, time.monotonic() - running.started
             )
 
     def _free(self, running: _Running) -> None:
-        if self._running.get(running.run.id) is running:
-            del self._running[running.run.id]
+        self._running.pop((running.run.id, running.run.fence), None)
         self._wake.set()
+
+    def _list_runs(self) -> dict[UUID, int]:
+        """Return the fence of each task that runs here. Leaked runs have lost theirs already."""
+        return {running.run.id: running.run.fence for running in self._running.values() if not running.leaked}
 
     async def _until_idle(self, hurry: asyncio.Event | None) -> None:
         while self._running and not (hurry is not None and hurry.is_set()):  # noqa: ASYNC110 - many slots, one condition
@@ -317,7 +331,7 @@ class Executor:
         if (
             running.handle is None
             or running.handle.done()
-            or self._running.get(running.run.id) is not running
+            or self._running.get((running.run.id, running.run.fence)) is not running
         ):
             return
         log.warning(
@@ -330,10 +344,10 @@ class Executor:
                 self._finisher.put(outcome)
         running.leaked = True
 
-    def _stop_lost(self, task_ids: list[UUID]) -> None:
+    def _stop_lost(self, lost: Mapping[UUID, int]) -> None:
         """Stop runs that the database says are no longer ours, unless their end is just being written."""
-        for task_id in task_ids:
-            running = self._running.get(task_id)
+        for one in lost.items():
+            running = self._running.get(one)
             if running is not None and running.handle is not None and not running.handle.done():
                 self._stop(running, "cancelled")
 

@@ -18,6 +18,9 @@ from sql import SQL, Connection
 log = logging.getLogger(__name__)
 
 RENEW_SECONDS = 3.0  # one renewal may take this long before its connection is dropped
+UNKNOWN_SECONDS = (
+    5.0  # the answer to a claim takes milliseconds; one that comes later still is refused by the fence
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,8 +39,9 @@ class Timing:
 class Lease:
     """Registers this process as an executor and keeps it registered.
 
-    `runs` says which (task, fence) this executor holds; `on_lost` is called with runs that are no longer its own, and
+    `runs` says which (task, fence) this executor holds; `on_lost` is called with those that are no longer its own, and
     `on_expired` when the lease may have run out: everything must stop, at once and without asking the database.
+    What the database says is running here and is not is given back: the answer to its claim was lost on the way.
     """
 
     def __init__(
@@ -48,7 +52,7 @@ class Lease:
         slots: int,
         release: str,
         runs: Callable[[], Mapping[UUID, int]],
-        on_lost: Callable[[list[UUID]], None],
+        on_lost: Callable[[Mapping[UUID, int]], None],
         on_expired: Callable[[], None],
         on_drain: Callable[[], None],
     ) -> None:
@@ -61,6 +65,8 @@ class Lease:
         self._runs = runs
         self._on_lost, self._on_expired, self._on_drain = on_lost, on_expired, on_drain
         self._fence_timer: asyncio.TimerHandle | None = None
+        self._registering = asyncio.Lock()
+        self._given_up = False
 
     async def keep(self, beat: Beat) -> None:
         """Register and renew until cancelled. Raises: whatever the database raises; the supervisor starts it again."""
@@ -68,7 +74,8 @@ class Lease:
         try:
             while True:
                 if not self.held.is_set():
-                    await self._register(connection)
+                    async with self._registering:
+                        await self._register(connection)
                 else:
                     await self._renew(connection)
                 beat()
@@ -78,12 +85,16 @@ class Lease:
 
     async def give_up(self) -> None:
         """Sign off: nothing runs here any more and nobody has to wait for the lease to expire."""
-        self._stop_timer()
-        self.held.clear()
-        async with self._database.statement() as db:
-            await db.execute(SQL["executors.deregister"], self.executor_id)
+        self._given_up = True
+        async with self._registering:  # one under way would come after us
+            self._stop_timer()
+            self.held.clear()
+            async with self._database.statement() as db:
+                await db.execute(SQL["executors.deregister"], self.executor_id)
 
     async def _register(self, connection: Connection) -> None:
+        if self._given_up:
+            return
         sent = asyncio.get_running_loop().time()
         async with asyncio.timeout(RENEW_SECONDS):
             await connection.execute(
@@ -120,7 +131,16 @@ class Lease:
         if row["draining"]:
             self._on_drain()
         if row["lost"]:
-            self._on_lost(row["lost"])
+            self._on_lost({task_id: runs[task_id] for task_id in row["lost"]})
+        await self._give_back_unknown(connection)
+
+    async def _give_back_unknown(self, connection: Connection) -> None:
+        async with asyncio.timeout(RENEW_SECONDS):
+            given = await connection.fetchval(
+                SQL["executors.give_back_unknown"], self.executor_id, list(self._runs()), UNKNOWN_SECONDS
+            )
+        if given:
+            log.warning("claims without an answer given back", extra={"tasks": len(given)})
 
     def _trust(self, sent: float) -> None:
         self._stop_timer()

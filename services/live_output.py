@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
 
+import asyncpg
+
+from services.errors import Unavailable
 from sql import SQL
 
 if TYPE_CHECKING:
     from services.task_context import Database
+
+log = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 0.25  # what a person still sees as live; a token stream would otherwise be a write each 10 ms
 
@@ -60,6 +66,13 @@ class LiveOutput:
         if progress is None and not text:
             return
         self._progress, self._text = None, []
+        try:
+            await self._write(progress, text)
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, Unavailable) as exc:
+            # Nobody's work is lost by a gap in what people watch.
+            log.warning("live output not written", extra={"task_id": str(self._task_id), "error": str(exc)})
+
+    async def _write(self, progress: dict[str, Any] | None, text: str) -> None:
         async with self._database.tenant(self._tenant_id, f"task:{self._task_id}") as db:
             if progress is not None:
                 await db.fetchval(

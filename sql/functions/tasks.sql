@@ -265,7 +265,7 @@ BEGIN
     RETURNING t.*
   ), told AS (
     INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
-    SELECT b.tenant_id, b.id, moment, 'interrupted', b.fence - 1, b.attempt, 'executor', p_executor, '{"reason": "the executor stopped"}'
+    SELECT b.tenant_id, b.id, moment, 'interrupted', b.fence - 1, b.attempt, 'executor', p_executor, '{"reason": "its executor gave it back"}'
     FROM back b
   )
   SELECT array_agg(b.id), array_agg(b.tenant_id) FILTER (WHERE b.concurrency_key IS NOT NULL),
@@ -276,6 +276,20 @@ BEGIN
   PERFORM app.mark_unknown_calls(given);
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
   RETURN coalesce(given, '{}');
+END $$;
+
+-- Give back what an executor has claimed without learning of it: the connection broke between the commit and the answer.
+CREATE OR REPLACE FUNCTION app.give_back_unknown(p_executor uuid, p_known uuid[], p_seconds double precision) RETURNS uuid[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+DECLARE
+  ids uuid[];
+  fences int[];
+BEGIN
+  SELECT array_agg(t.id), array_agg(t.fence) INTO ids, fences
+  FROM tasks t
+  WHERE t.state = 'running' AND t.executor_id = p_executor AND t.started_at < app.now() - make_interval(secs => p_seconds)
+    AND t.id <> ALL (p_known);
+  RETURN CASE WHEN ids IS NULL THEN '{}' ELSE app.give_back(p_executor, ids, fences) END;
 END $$;
 
 -- Take over what dead executors left: their executor is missing or its lease has expired, or the run is long past its deadline.
@@ -472,7 +486,7 @@ DECLARE
 BEGIN
   FOREACH signature IN ARRAY ARRAY[
     'app.claim(uuid, text, int)', 'app.finish(uuid[], int[], text[], text[], jsonb[])',
-    'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])',
+    'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])', 'app.give_back_unknown(uuid, uuid[], double precision)',
     'app.rescue(int, int)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.ready_queues()', 'app.queue_depths()'
   ] LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO galley_engine', signature);

@@ -30,6 +30,10 @@ SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5);
 -- $1 executor, $2 ids, $3 fences
 SELECT app.give_back($1, $2, $3);
 
+-- name: give_back_unknown
+-- $1 executor, $2 ids of its runs, $3 seconds after which a claim without an answer is taken for lost
+SELECT app.give_back_unknown($1, $2, $3);
+
 -- name: rescue
 -- $1 how many at most, $2 seconds a run may be past its deadline
 SELECT id, queue, type, outcome FROM app.rescue($1, $2);
