@@ -18,7 +18,7 @@ Operation = Literal["equal", "delete", "insert"]
 BUDGET = 400_000  # steps; about 0.2 s on one slow core
 SIMILAR = 0.35  # below this share of common words a passage reads better as replaced in full
 
-_WORD = re.compile(r"\w+\s*|[^\w\s]\s*|\s+")
+_WORD = re.compile(r"\w+|[^\w\s]|\s+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,8 +97,8 @@ def _by_line(old: str, new: str, budget: _Budget) -> Iterator[Segment]:
 def _by_word(old: str, new: str, budget: _Budget) -> Iterator[Segment]:
     before, after = _WORD.findall(old), _WORD.findall(new)
     blocks = list(_blocks(before, after, budget)) if old and new else []
-    common = sum(len(left) for matched, left, _ in blocks if matched)
-    if 2 * common < SIMILAR * (len(before) + len(after)) or not blocks:
+    common = sum(_inked(left) for matched, left, _ in blocks if matched)
+    if not blocks or 2 * common < SIMILAR * (_inked(before) + _inked(after)):
         yield from _replaced(old, new)
         return
     for position, (matched, left, right) in enumerate(blocks):
@@ -109,9 +109,14 @@ def _by_word(old: str, new: str, budget: _Budget) -> Iterator[Segment]:
             yield from _replaced("".join(left), "".join(right))
 
 
+def _inked(words: Sequence[str]) -> int:
+    """How many of *words* are more than white space, which matches everywhere and says nothing."""
+    return sum(not word.isspace() for word in words)
+
+
 def _is_noise(words: Sequence[str]) -> bool:
     """Whether a common run between two changes is too small to help a reader: a comma, 'of', a lone space."""
-    return len(words) == 1 and len(words[0].strip()) <= 3
+    return len("".join(words).strip()) <= 3
 
 
 def _replaced(old: str, new: str) -> Iterator[Segment]:

@@ -303,8 +303,6 @@ def _read(decision: Verdict, reason: str, feedback: Sequence[str]) -> tuple[str,
         faults.append(Fault("/reason", f"is needed, in at most {MAX_REASON} characters"))
     if len(points) > MAX_FEEDBACK or any(len(point) > MAX_REASON for point in points):
         faults.append(Fault("/feedback", f"takes at most {MAX_FEEDBACK} points of {MAX_REASON} characters"))
-    if points and decision == "approve":
-        faults.append(Fault("/feedback", "asks for changes, so it cannot go with an approval"))
     if faults:
         raise Invalid(
             "; ".join(f"{fault.pointer[1:]} {fault.message}" for fault in faults), faults=tuple(faults)

@@ -64,9 +64,9 @@ def test_a_changed_word_is_found_inside_its_line() -> None:
 
     assert found.segments == (
         Segment("equal", "The cat sat on "),
-        Segment("delete", "the "),
-        Segment("insert", "a "),
-        Segment("equal", "mat.\nIt slept.\n"),
+        Segment("delete", "the"),
+        Segment("insert", "a"),
+        Segment("equal", " mat.\nIt slept.\n"),
     )
     assert (found.words_added, found.words_removed, found.complete) == (1, 1, True)
 
