@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
 from uuid import UUID
 
-import pytest
 from aiohttp import ClientSession
 
 from server.database import Database
@@ -17,18 +15,6 @@ EMPTY = (
     "/desk/search?q=heap", "/desk/prompts",
 )  # fmt: skip
 SITE = ("/", "/search", "/search?q=heap", "/feed.xml", "/sitemap.xml", "/login")
-
-
-@pytest.fixture
-async def served(database: Database, tenant: UUID) -> AsyncIterator[web.Served]:
-    async with web.running(desk.build(database)) as running:
-        yield running
-
-
-@pytest.fixture
-async def client(served: web.Served, database: Database, tenant: UUID) -> AsyncIterator[ClientSession]:
-    async with desk.visiting(served, await desk.sign_up(database, tenant)) as session:
-        yield session
 
 
 async def test_every_page_of_an_empty_desk_says_what_to_do_next(client: ClientSession) -> None:

@@ -1,0 +1,146 @@
+"""Task pages: filters and pages of the list, cancel, requeue, and the stream of what changes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from uuid import UUID
+
+from aiohttp import ClientSession
+
+from server.database import Database
+from services import tasks
+from services.tasks import NewTask
+from tests import desk, engine, web
+
+
+async def _tasks(database: Database, tenant: UUID, count: int) -> list[UUID]:
+    async with database.tenant(tenant, "test") as db:
+        made = await tasks.enqueue_many(
+            db, tenant, [NewTask(type="noop", payload={}) for _ in range(count)], actor="key:ci"
+        )
+    return [task.id for task in made]
+
+
+async def test_the_list_shows_every_task_once_over_its_pages(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    made = await _tasks(database, tenant, 120)
+    seen: list[str] = []
+    path: str | None = "/desk/tasks"
+    while path:
+        page = await desk.read(client, path)
+        seen += [str(link.attributes["href"]).rsplit("/", 1)[1] for link in page.css("td.main a")]
+        older = page.css_first("a[rel=next]")
+        path = str(older.attributes["href"]) if older is not None else None
+
+    assert sorted(seen) == sorted(map(str, made))
+
+
+async def test_a_filter_outlives_the_next_page_and_can_be_undone(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    await _tasks(database, tenant, 60)
+
+    page = await desk.read(client, "/desk/tasks?state=queued&type=noop")
+    older = page.css_first("a[rel=next]")
+    assert older is not None
+    assert "state=queued" in str(older.attributes["href"])
+    second = await desk.read(client, str(older.attributes["href"]))
+    assert second.css_first("a[rel=first]") is not None
+    none = await desk.read(client, "/desk/tasks?state=running&type=noop")
+    assert "Show all tasks" in desk.words(none)
+
+
+async def test_a_cancelled_task_says_who_when_and_why(
+    served: web.Served, client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    (task_id,) = await _tasks(database, tenant, 1)
+
+    answer = await desk.send(client, f"/desk/tasks/{task_id}/cancel", reason="not <needed>")
+
+    page = await desk.read(client, answer.headers["Location"])
+    words = desk.words(page)
+    assert "The task is cancelled." in words
+    assert "by ada@example.org" in words
+    assert "not <needed>" in words
+    assert served.cancelled[0].task_id == task_id
+
+
+async def test_a_requeue_makes_a_linked_task_with_the_changes(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    (task_id,) = await _tasks(database, tenant, 1)
+    await desk.send(client, f"/desk/tasks/{task_id}/cancel")
+
+    answer = await desk.send(
+        client, f"/desk/tasks/{task_id}/requeue", payload='{"seconds": 2}', priority="7", queue="content"
+    )
+
+    new_id = UUID(answer.headers["Location"].split("?")[0].rsplit("/", 1)[1])
+    new = await engine.get(database, tenant, new_id)
+    assert (new.payload["seconds"], new.priority, new.queue, new.retry_of) == (2, 7, "content", task_id)
+    page = await desk.read(client, f"/desk/tasks/{task_id}")
+    assert f"/desk/tasks/{new_id}" in (page.html or "")
+
+
+async def test_a_requeue_with_a_fault_comes_back_as_it_was_typed(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    (task_id,) = await _tasks(database, tenant, 1)
+    await desk.send(client, f"/desk/tasks/{task_id}/cancel")
+    for fields, says in (
+        ({"payload": "{not json"}, "is not JSON"),
+        ({"payload": "[]"}, "must be a JSON object"),
+        ({"payload": '{"second": 1}'}, "Payload/second"),
+        ({"payload": "{}", "queue": "nowhere"}, "must be one of"),
+        ({"payload": "{}", "priority": "12"}, "must be a whole number from 0 to 9"),
+    ):
+        form = {"priority": "2", "queue": "default"} | fields
+        answer = await desk.send(client, f"/desk/tasks/{task_id}/requeue", **form)
+        text = await answer.text()
+        assert answer.status == 422, fields
+        assert says in text, text[:3000]
+
+
+async def test_the_stream_sends_what_changes_and_ends_with_the_task(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    (task_id,) = await _tasks(database, tenant, 1)
+    sent: dict[str, str] = {}
+
+    async with asyncio.timeout(20), client.get(f"/desk/tasks/{task_id}/live") as stream:
+        assert stream.headers["Content-Type"] == "text/event-stream"
+        assert stream.headers["Cache-Control"] == "no-store"
+        async with engine.running_executor(database):
+            event = ""
+            async for line in stream.content:
+                text = line.decode().rstrip("\n")
+                if text.startswith("event: "):
+                    event = text[7:]
+                elif text.startswith("data: ") and event == "fragment":
+                    fragment = json.loads(text[6:])
+                    sent[fragment["id"]] = fragment["html"]
+                elif event == "end":
+                    break
+
+    assert "succeeded" in sent["task-status"]
+    assert "slept" in sent["task-result"]
+    assert "Requeue" in sent["task-actions"]
+
+
+async def test_an_article_can_be_asked_for_with_a_form(
+    served: web.Served, client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    with engine.task_type("generate_content", _never):
+        answer = await desk.send(client, "/desk/content/new", topic="Compost", instructions="short")
+
+    task_id = UUID(answer.headers["Location"].split("?")[0].rsplit("/", 1)[1])
+    task = await engine.get(database, tenant, task_id)
+    assert task.payload == {"topic": "Compost", "collections": [], "instructions": "short"}
+    assert task.created_by == "user:ada@example.org"
+    assert served.woken == [task.queue]
+
+
+async def _never(_task: object, _payload: object) -> None:
+    raise AssertionError("nothing runs it")
