@@ -53,9 +53,6 @@ SELECT app.sweep_leftovers($1);
 -- name: ensure_partitions
 SELECT app.ensure_partitions();
 
--- name: list
-SELECT id, host, pid, release, slots, started_at, lease_until, draining_at FROM executors ORDER BY started_at;
-
 -- name: notify
 -- $1 channel, $2 payload
 SELECT pg_notify($1, $2);

@@ -90,10 +90,6 @@ SELECT id, state, created_at FROM all_tasks WHERE tenant_id = $1 AND retry_of = 
 -- $1 tenant
 SELECT state, count(*) AS tasks FROM tasks WHERE tenant_id = $1 GROUP BY state;
 
--- name: count_ended
--- $1 tenant, $2 oldest id (a version-7 uuid floor)
-SELECT state, type, count(*) AS tasks FROM task_history WHERE tenant_id = $1 AND id >= $2 GROUP BY state, type;
-
 -- name: cancel
 -- $1 tenant, $2 ids, $3 actor, $4 reason
 SELECT id, executor_id, fence FROM app.cancel($1, $2, $3, $4);
