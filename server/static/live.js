@@ -4,13 +4,20 @@
 
 const url = document.body.dataset.live;
 
+// What a person is typing is never taken away; the server answers for what has changed meanwhile.
+function isBeingWritten(element) {
+  return [...element.querySelectorAll("input:not([type=hidden]), textarea")].some(
+    (field) => field.value !== field.defaultValue || field === document.activeElement,
+  );
+}
+
 function replace({ id, html }) {
   const old = document.getElementById(id);
   if (!old) return;
   const fragment = document.createElement("template");
   fragment.innerHTML = html;
   const fresh = fragment.content.firstElementChild;
-  if (!fresh || fresh.isEqualNode(old)) return;
+  if (!fresh || fresh.isEqualNode(old) || isBeingWritten(old)) return;
   for (const open of old.querySelectorAll("details[id][open]")) {
     const twin = fresh.querySelector(`#${CSS.escape(open.id)}`);
     if (twin) twin.open = true;
