@@ -30,7 +30,7 @@ _BORDERS = tuple(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chunk:
-    """One stretch of a document. `text` is `document.text[start:end]` unchanged; `search_text` is what both arms index."""
+    """One stretch of a document. `text` is `document.text[start:end]` unchanged; `search_text` is what is embedded and indexed."""
 
     ordinal: int
     start: int
@@ -67,7 +67,7 @@ def chunk(parsed: Parsed, *, title: str, budget: int = MAX_PIECES) -> list[Chunk
 
 def _context(title: str, headings: tuple[str, ...]) -> str:
     """Return title and headings in one line, without repetition; of a line that is too long, its end."""
-    words = " – ".join(dict.fromkeys((title, *headings))).split()
+    words = ": ".join(dict.fromkeys((title, *headings))).split()
     while len(words) > 1 and _size(" ".join(words)) > CONTEXT_PIECES:
         words = words[max(1, len(words) // 8) :]
     line = " ".join(words)

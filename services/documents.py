@@ -312,7 +312,7 @@ def _as_json(chunk: Chunk, digest: bytes) -> dict[str, Any]:
         "end_offset": chunk.end,
         "headings": chunk.headings,
         "text": chunk.text,
-        "search_text": chunk.search_text,
+        "terms_text": parsing.terms_text(chunk.search_text),
         "text_sha256": digest.hex(),
         "pieces": chunk.pieces,
     }

@@ -7,6 +7,7 @@ offsets into it, so that chunks, citations and pages all speak about the same ch
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -69,7 +70,8 @@ def parse(source: str, mime: str) -> Parsed:
     elif mime == "text/markdown":
         blocks = list(_markdown(text))
     else:
-        blocks = [Block(start=m.start(), end=m.end(), headings=()) for m in _PARAGRAPH.finditer(text)]
+        found = (_block(text, match.start(), match.end(), ()) for match in _PARAGRAPH.finditer(text))
+        blocks = [block for block in found if block is not None]
     if not blocks:
         raise Invalid("the document has no text")
     return Parsed(text=text, blocks=tuple(blocks), mime=mime)
@@ -81,6 +83,20 @@ def readable(text: str, mime: str) -> str:
         for marks, replacement in _MARKDOWN_MARKS:
             text = marks.sub(replacement, text)
     return " ".join(text.split())
+
+
+def terms_text(text: str) -> str:
+    """Return *text* as the keyword arm is to read it, documents and queries alike.
+
+    What PostgreSQL takes for a letter, and which small one belongs to it, depends on the locale of the database: in "C", as the
+    embedded one has it, a dash is a word and Ä has no ä. So the letters are made small and foreign marks removed here.
+    """
+    small = unicodedata.normalize("NFKC", text).lower()
+    return (
+        small
+        if small.isascii()
+        else "".join(c if c.isascii() or unicodedata.category(c)[0] in "LMN" else " " for c in small)
+    )
 
 
 def _under(headings: tuple[tuple[int, str], ...], level: int, title: str) -> tuple[tuple[int, str], ...]:

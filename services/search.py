@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services import collections
+from services import collections, parsing
 from services.embeddings import DIMENSIONS, Embedder
 from services.errors import Fault, Invalid, Unavailable
 from sql import SQL, Connection
@@ -105,7 +105,7 @@ async def search(
     scope = None if collections is None else await _scope(db, tenant_id, collections)
     rows = await db.fetch(
         SQL["search.search"],
-        query,
+        parsing.terms_text(query),
         list(embedding) if embedding is not None else None,
         scope,
         filters or None,

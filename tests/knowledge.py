@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from typing import Any
 from uuid import UUID, uuid4
 
-
 from server.database import Database
 from services import documents, search
 from services.documents import Document, NewDocument
@@ -20,8 +19,9 @@ ACTOR = "user:ada@example.org"
 
 
 class RememberingEmbedder(Embedder):
-    """The real embedder; what it has embedded once in this process it remembers. `computed` counts what it was asked for."""
+    """The real embedder, loaded once per process; what it has embedded it remembers. `asked` is what this one was asked for."""
 
+    _real = Embedder()
     _known: dict[str, list[float]] = {}  # noqa: RUF012 - shared on purpose
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class RememberingEmbedder(Embedder):
     async def embed(self, texts: Sequence[str]) -> list[list[float]]:
         self.asked += texts
         new = [text for text in texts if text not in self._known]
-        self._known.update(zip(new, await super().embed(new), strict=True))
+        self._known.update(zip(new, await self._real.embed(new), strict=True))
         return [self._known[text] for text in texts]
 
 

@@ -98,7 +98,8 @@ CREATE OR REPLACE TRIGGER uncounted AFTER DELETE ON chunk_terms
 --   keyword   BM25 over the terms of the query; absent when the query has no terms (only stop words, only marks)
 -- and their fusion by rank: score = Σ weight / (60 + rank). A weight of 0 leaves an arm out. A document gives at most
 -- p_per_document hits. The keyword arm visits only chunks that hold one of the rarer terms: the rarest ones as long as at most
--- 4,000 chunks hold them, and the next when they are held by fewer than 200. The commoner terms only count towards the score.
+-- 2,000 chunks hold them, and the next when fewer than 200 do. The commoner terms only count towards the score. (Under filters
+-- that leave fewer than 10,000 chunks all terms find.)
 CREATE OR REPLACE FUNCTION app.search_chunks(
   p_query text, p_embedding real[], p_collections uuid[], p_filters jsonb, p_limit int, p_per_document int, p_vector_weight real, p_keyword_weight real
 ) RETURNS TABLE (
@@ -116,6 +117,7 @@ DECLARE
   tenant constant uuid := app.current_tenant();
   candidates constant int := greatest(50, 4 * p_limit);
   scope uuid[];
+  wanted uuid[];  -- the documents that pass the filters
   scope_chunks bigint;
   exact boolean;
   question vector := CASE WHEN p_vector_weight > 0 THEN p_embedding::vector END;
@@ -128,7 +130,7 @@ BEGIN
     FROM collection_statistics s
     WHERE s.tenant_id = tenant AND s.collection_id = ANY (scope);
   ELSE
-    SELECT sum(d.chunk_count) INTO scope_chunks
+    SELECT coalesce(array_agg(d.id), '{}'), sum(d.chunk_count) INTO wanted, scope_chunks
     FROM documents d
     WHERE d.tenant_id = tenant AND d.collection_id = ANY (scope) AND d.metadata @> p_filters;
   END IF;
@@ -147,7 +149,7 @@ BEGIN
     SELECT a.key, a.lexeme, a.idf, sum(a.holders) OVER (ORDER BY a.idf DESC) AS reach, sum(a.holders) OVER (PARTITION BY a.idf) AS holders
     FROM (SELECT a.key, a.lexeme, a.holders, ln(1 + (a.all_chunks - a.all_holders + 0.5) / (a.all_holders + 0.5)) AS idf FROM asked a WHERE a.holders > 0) a
   ), query_terms AS MATERIALIZED (
-    SELECT array_agg(w.key) FILTER (WHERE w.reach <= 4000 OR w.reach - w.holders < 200) AS keys,
+    SELECT array_agg(w.key) FILTER (WHERE w.reach <= 2000 OR w.reach - w.holders < 200 OR (exact AND p_filters IS NOT NULL)) AS keys,
            ('{' || string_agg(w.key || ':' || round(w.idf, 4), ',' ORDER BY w.key) || '}/1000000000')::sparsevec AS weights
     FROM weighted w
   ), keyword AS MATERIALIZED (
@@ -155,8 +157,9 @@ BEGIN
     FROM (
       SELECT c.chunk_id, c.document_id, c.keys, -(c.weights <#> (SELECT q.weights FROM query_terms q)) AS bm25
       FROM chunk_terms c
-      WHERE c.tenant_id = tenant AND c.collection_id = ANY (scope) AND c.keys && (SELECT q.keys FROM query_terms q)
-        AND (p_filters IS NULL OR c.document_id IN (SELECT d.id FROM documents d WHERE d.tenant_id = tenant AND d.metadata @> p_filters))
+      WHERE c.collection_id = ANY (scope) AND c.keys && (SELECT q.keys FROM query_terms q)
+        -- Keys belong to a collection and so to a tenant; IS TRUE keeps the planner from reading all of the tenant's entries beside them.
+        AND ((p_filters IS NULL AND (c.tenant_id = tenant) IS TRUE) OR (p_filters IS NOT NULL AND c.tenant_id = tenant AND c.document_id = ANY (wanted)))
       ORDER BY bm25 DESC, c.chunk_id
       LIMIT candidates
     ) f
@@ -166,14 +169,14 @@ BEGIN
       (SELECT e.chunk_id, e.document_id, e.embedding <=> question AS distance
        FROM chunk_embeddings e
        WHERE exact AND e.tenant_id = tenant AND e.collection_id = ANY (scope) AND e.set_id = 1 AND question IS NOT NULL
-         AND (p_filters IS NULL OR e.document_id IN (SELECT d.id FROM documents d WHERE d.tenant_id = tenant AND d.metadata @> p_filters))
+         AND (p_filters IS NULL OR e.document_id = ANY (wanted))
        ORDER BY distance
        LIMIT candidates)
       UNION ALL
       (SELECT e.chunk_id, e.document_id, e.embedding::vector(384) <=> question::vector(384) AS distance
        FROM chunk_embeddings e
        WHERE NOT exact AND e.tenant_id = tenant AND e.collection_id = ANY (scope) AND e.set_id = 1 AND question IS NOT NULL
-         AND (p_filters IS NULL OR e.document_id IN (SELECT d.id FROM documents d WHERE d.tenant_id = tenant AND d.metadata @> p_filters))
+         AND (p_filters IS NULL OR e.document_id = ANY (wanted))
        ORDER BY distance
        LIMIT candidates)
     ) f

@@ -96,8 +96,8 @@ WITH source AS (
   JOIN embedding_sets s ON s.id = c.embedding_set_id AND s.model = $4
   WHERE d.tenant_id = $1 AND d.id = $2
 ), incoming AS MATERIALIZED (
-  SELECT app.uuid7() AS id, c.ordinal, c.start_offset, c.end_offset, c.headings, c.text, c.search_text, decode(c.text_sha256, 'hex') AS text_sha256, c.pieces
-  FROM jsonb_to_recordset($3) AS c (ordinal int, start_offset int, end_offset int, headings text[], text text, search_text text, text_sha256 text, pieces smallint)
+  SELECT app.uuid7() AS id, c.ordinal, c.start_offset, c.end_offset, c.headings, c.text, c.terms_text, decode(c.text_sha256, 'hex') AS text_sha256, c.pieces
+  FROM jsonb_to_recordset($3) AS c (ordinal int, start_offset int, end_offset int, headings text[], text text, terms_text text, text_sha256 text, pieces smallint)
 ), stored AS (
   INSERT INTO chunks (id, tenant_id, document_id, ordinal, start_offset, end_offset, headings, text, text_sha256, pieces)
   SELECT i.id, $1, $2, i.ordinal, i.start_offset, i.end_offset, i.headings, i.text, i.text_sha256, i.pieces
@@ -108,7 +108,7 @@ WITH source AS (
   SELECT $1, i.id, s.collection_id, $2, s.language, t.length, t.keys, t.weights
   FROM incoming i
   CROSS JOIN source s
-  CROSS JOIN LATERAL app.index_terms(s.collection_id, s.language, i.search_text) t
+  CROSS JOIN LATERAL app.index_terms(s.collection_id, s.language, i.terms_text) t
 ), found_by_meaning AS (
   INSERT INTO chunk_embeddings (tenant_id, chunk_id, set_id, collection_id, document_id, embedding)
   SELECT $1, i.id, s.set_id, s.collection_id, $2, e.embedding
