@@ -61,12 +61,11 @@ def document(operations: Iterable[Operation], *, title: str, version: str, descr
     return {
         "openapi": "3.1.0",
         "info": {"title": title, "version": version, "description": description},
-        "servers": [{"url": "/"}],
         "security": [{"key": []}],
         "tags": [{"name": tag} for tag in sorted({operation.tag for operation in found})],
         "paths": paths,
         "components": {
-            "schemas": {name: components[name] for name in sorted(components)},
+            "schemas": {name: _in_json_words(components[name]) for name in sorted(components)},
             "securitySchemes": {
                 "key": {"type": "http", "scheme": "bearer", "description": "An API key: `gk_<id>_<secret>`."}
             },
@@ -143,11 +142,27 @@ def _query_parameters(adapter: TypeAdapter[Any]) -> list[JSON]:
     required = schema.get("required", [])
     found: list[JSON] = []
     for name, given in schema.get("properties", {}).items():
-        field = dict(given)
+        field = dict(_in_json_words(given))
         description = field.pop("description", None)
         entry: JSON = {"name": name, "in": "query", "required": name in required, "schema": _not_null(field)}
         found.append(entry | ({"description": description} if description else {}))
     return found
+
+
+# pydantic leaves its own words where a bound stands on a number that may be null.
+_BOUNDS = {"ge": "minimum", "le": "maximum", "gt": "exclusiveMinimum", "lt": "exclusiveMaximum"}
+
+
+def _in_json_words(schema: Any) -> Any:
+    """Return *schema* with bounds as JSON Schema names them."""
+    if isinstance(schema, list):
+        return [_in_json_words(entry) for entry in schema]
+    if not isinstance(schema, dict):
+        return schema
+    bounded = schema.get("type") in ("integer", "number")  # a tuple: a property may be called "type"
+    return {
+        _BOUNDS.get(name, name) if bounded else name: _in_json_words(value) for name, value in schema.items()
+    }
 
 
 def _not_null(schema: JSON) -> JSON:

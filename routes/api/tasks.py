@@ -23,7 +23,7 @@ from routes.api.kernel import (
     View,
     operation,
 )
-from services import task_states, tasks
+from services import task_states, task_types, tasks
 from services.task_context import Connection
 from services.tasks import Task
 
@@ -39,6 +39,10 @@ def _known_state(state: str) -> str:
     return state
 
 
+def _list_types(schema: JSONObject) -> None:
+    schema["enum"] = sorted(task_types.load_all())
+
+
 State = Annotated[
     str, AfterValidator(_known_state), Field(json_schema_extra={"enum": list(task_states.STATES)})
 ]
@@ -52,7 +56,7 @@ Attempts = Annotated[Int, Field(ge=1, le=100)]
 class NewTask(Body):
     """What is to be done, and how."""
 
-    type: Name = Field(description="A task type, such as `generate_content` or `noop`.")
+    type: Name = Field(description="What kind of work.", json_schema_extra=_list_types)
     payload: JSONObject = Field(
         default_factory=dict, description="Checked against the type before it is taken."
     )
