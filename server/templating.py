@@ -184,7 +184,9 @@ def number(value: float | Decimal | None) -> str:
 
 def cost(value: Decimal | float | None) -> str:
     """US dollars; a price that is not known is never shown as 0."""
-    return "not priced" if value is None else f"${value:,.4f}"
+    if value is None:
+        return "not priced"
+    return f"${value:,.4f}" if value else "$0"
 
 
 def size(value: int | None) -> str:

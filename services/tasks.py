@@ -334,6 +334,12 @@ async def send_signal(
     return queue
 
 
+async def is_live(db: Connection, tenant_id: UUID, task_id: UUID) -> bool:
+    """Whether the task is there and has not ended."""
+    row = await db.fetchrow(SQL["tasks.get"], tenant_id, task_id)
+    return row is not None and not is_final(row["state"])
+
+
 async def pulse(db: Connection, tenant_id: UUID, task_id: UUID) -> tuple[object, ...]:
     """Return a value that differs whenever what a page shows of the task does, at the price of one statement. Raises: NotFound."""
     row = await db.fetchrow(SQL["tasks.pulse"], tenant_id, task_id)

@@ -10,7 +10,7 @@ from uuid import UUID
 from aiohttp import web
 
 from routes.pages import frame
-from services import content, diff, documents, markdown, prompts, publications, reviews
+from services import content, diff, documents, markdown, prompts, publications, reviews, tasks
 from services.content import ContentItem, ContentVersion
 from services.content_states import STATES, State
 from services.content_text import Changes
@@ -94,6 +94,7 @@ async def read_version(desk: frame.Desk, item: ContentItem, number: int) -> dict
         "citations": citations,
         "documents": await documents.find_titles(db, tenant_id, cited) if cited else {},
         "review": await reviews.find_pending(db, tenant_id, item.id),
+        "being_written": item.task_id is not None and await tasks.is_live(db, tenant_id, item.task_id),
         "decisions": await reviews.list_decisions(db, tenant_id, item.id),
         "feedback": await reviews.list_feedback(db, tenant_id, item.id),
         "prompt": await prompts.find_name(db, tenant_id, version.prompt_version_id)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 from uuid import UUID
 
@@ -17,6 +18,8 @@ from services.task_states import FINAL, LIVE, STATES
 
 routes = web.RouteTableDef()
 
+OUTPUT_SHOWN = 20_000  # characters, the latest
+_BLANK_LINES = re.compile(r"\n\s*\n")
 _FRAGMENTS = {
     f"task-{name}": f"tasks/_{name}.html"
     for name in ("actions", "status", "output", "result", "steps", "calls", "timeline", "facts")
@@ -172,6 +175,7 @@ async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any
     task = await tasks.get(db, tenant_id, task_id)
     made = await content.list_items(db, tenant_id, task_id=task_id, limit=1)
     output = "" if task.is_final else (await tasks.read_output(db, tenant_id, task_id, task.fence))[0]
+    output = _BLANK_LINES.sub("\n\n", output)[-OUTPUT_SHOWN:].strip()
     return {
         "task": task,
         "subject": (await subjects.read(db, tenant_id, [task])).get(task_id, ""),
