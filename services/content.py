@@ -16,7 +16,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services import checks, content_text, markdown
+from services import checks, content_text, markdown, slugs
 from services.access import Principal
 from services.content_states import TRANSITIONS, State
 from services.content_text import Changes, Text
@@ -193,7 +193,7 @@ async def add_version(
     text = content_text.clean(
         Text(title=title, slug=wanted, summary=summary, body_md=body_md, tags=tuple(tags), language=language)
     )
-    text = replace(text, slug=await _free_slug(db, tenant_id, content_id, text.slug))
+    text = replace(text, slug=await slugs.take_free(db, tenant_id, content_id, text.slug))
     making = Making(
         kind=kind, actor=actor, note=note, task_id=task_id, prompt_version_id=prompt_version_id, model=model,
         retrieval=retrieval, scores=scores, checks=checks, citations=citations,
@@ -214,14 +214,14 @@ async def edit(
 
     The same words again are no new version: the latest one is returned, with its approval. A citation stays where its marker
     still stands in the text. An open review moves on to the new version.
-    Raises: PreconditionFailed when *base_version* is not the latest, Invalid, NotFound, Forbidden.
+    Raises: PreconditionFailed when *base_version* is not the latest, Conflict while its task writes, Invalid, NotFound, Forbidden.
     """
     principal.require("author")
     item, base = await _lock_base(db, principal.tenant_id, content_id, base_version)
     text = changes.apply(base.text)
     if (
         text.slug != base.slug
-        and await _reserve(db, principal.tenant_id, content_id, text.slug) != content_id
+        and await slugs.take(db, principal.tenant_id, content_id, text.slug) != content_id
     ):
         message = "is the address of another text"
         raise Invalid(f"slug {message}", faults=(Fault("/slug", message),))
@@ -328,6 +328,11 @@ async def _lock_base(
     db: Connection, tenant_id: UUID, content_id: UUID, base_version: int
 ) -> tuple[ContentItem, ContentVersion]:
     item = await lock(db, tenant_id, content_id)
+    if await db.fetchval(SQL["content.find_writer"], tenant_id, item.task_id):
+        raise Conflict(
+            "its task is still writing: edit it when its review is open, or cancel the task",
+            slug="being-written",
+        )
     if base_version != item.latest_number:
         raise PreconditionFailed(
             f"version {base_version} is not the latest: that is version {item.latest_number}"
@@ -388,20 +393,3 @@ async def _append(
             f"replaced by version {row['number']}",
         )
     return await get_version_by_id(db, tenant_id, row["id"])
-
-
-async def _reserve(db: Connection, tenant_id: UUID, content_id: UUID, slug: str) -> UUID | None:
-    """Take *slug* for the item unless another has it. Returns whose it is; None when somebody is taking it right now."""
-    owner: UUID | None = await db.fetchval(SQL["content.reserve_slug"], tenant_id, slug, content_id)
-    return owner
-
-
-async def _free_slug(db: Connection, tenant_id: UUID, content_id: UUID, slug: str) -> str:
-    """Return *slug*, or *slug* with the first number behind it that makes it this item's own."""
-    for number in range(1, 20):
-        candidate = slug if number == 1 else f"{slug}-{number}"
-        if await _reserve(db, tenant_id, content_id, candidate) == content_id:
-            return candidate
-    unique = f"{slug}-{content_id.hex[-12:]}"
-    await _reserve(db, tenant_id, content_id, unique)
-    return unique

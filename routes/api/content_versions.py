@@ -235,6 +235,7 @@ async def compare(call: Call, content_id: UUID, query: Between) -> JSONObject:
     status=201,
     idempotent=True,
     if_match=True,
+    errors=(409,),
     max_bytes=_BIG_BODY,
 )
 async def edit(call: Call, db: Connection, content_id: UUID, body: Edit) -> Answer:
@@ -271,6 +272,7 @@ async def edit(call: Call, db: Connection, content_id: UUID, body: Edit) -> Answ
     status=201,
     idempotent=True,
     if_match=True,
+    errors=(409,),
 )
 async def restore(call: Call, db: Connection, content_id: UUID, body: Restore) -> Answer:
     base = await _matched(call, db, content_id)

@@ -60,6 +60,10 @@ FROM content_items i
 WHERE i.tenant_id = $1 AND i.id = $2
 FOR NO KEY UPDATE;
 
+-- name: find_writer
+-- $1 tenant, $2 task or NULL. A task that does not wait may add a version at any moment, over what a person wrote.
+SELECT id FROM tasks WHERE tenant_id = $1 AND id = $2 AND state <> 'waiting';
+
 -- name: list
 -- $1 tenant, $2 state or NULL, $3 part of the title or NULL, $4 task or NULL, $5 ids before this one or NULL, $6 how many; newest first
 SELECT i.id, i.title, i.language, i.state, i.latest_number, i.task_id, i.created_by, i.created_at, i.updated_at,

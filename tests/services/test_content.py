@@ -12,12 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from server.database import Database
-from services import content, content_text
+from services import content, content_text, reviews
 from services.content import ContentVersion
 from services.content_states import STATES, TRANSITIONS
 from services.content_text import Changes, Text
 from services.errors import Conflict, Forbidden, Invalid, NotFound, PreconditionFailed
-from tests.content import BODY, ask, citation, decide, person, write
+from tests.content import BODY, ask, citation, decide, person, waiting_task, write
 
 ACTOR = "user:ada@example.org"
 WORDS = st.text(alphabet=st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
@@ -191,6 +191,22 @@ async def test_an_edit_by_a_viewer_of_an_old_or_unknown_version_is_refused(
             await content.edit(db, person(tenant), uuid4(), base_version=2, changes=Changes(title="x"))
         with pytest.raises(NotFound):
             await content.restore(db, person(tenant), first.content_id, number=9, base_version=2)
+
+
+async def test_nobody_edits_under_the_hands_of_a_task_that_writes(database: Database, tenant: UUID) -> None:
+    """While it waits for the decision the text may be edited; once it goes on, its next draft would bury the edit."""
+    async with database.tenant(tenant, ACTOR) as db:
+        _, review = await waiting_task(db, tenant)
+        version = await content.get_version_by_id(db, tenant, review.version_id)
+    second = await edit(database, tenant, version, title="Edited in review")
+
+    async with database.tenant(tenant, ACTOR) as db:
+        moved = await reviews.find_pending(db, tenant, version.content_id)
+        assert moved is not None
+        await decide(db, moved, person(tenant), "request_changes")
+
+    with pytest.raises(Conflict, match="still writing"):
+        await edit(database, tenant, second, title="Edited too late")
 
 
 @pytest.mark.parametrize(

@@ -288,12 +288,13 @@ async def test_edits_and_decisions_at_once_never_publish_what_was_not_shown(
     for number in range(10):
         _, review = await asked_by_task(database, tenant)
 
-        await asyncio.gather(
+        answers = await asyncio.gather(
             decided(database, review, person(tenant)),
             edited(database, tenant, review, f"{BODY}\nEdit {number}."),
             return_exceptions=True,
         )
 
+        assert all(isinstance(answer, GalleyError) for answer in answers if isinstance(answer, Exception))
         live = await admin.fetchval(
             "SELECT version_id FROM publications WHERE content_id = $1", review.content_id
         )
@@ -312,13 +313,31 @@ async def test_a_task_that_ends_otherwise_than_well_closes_its_review_in_the_sam
             await tasks.cancel(db, tenant, task_id, actor=ACTOR, reason="not needed")
     else:
         async with database.engine() as db:
-            await db.execute(
-                "SELECT app.finish($1, '{0}', '{failed}', '{NULL}', '{NULL}')", [task_id]
-            )
+            await db.execute("SELECT app.finish($1, '{0}', '{failed}', '{NULL}', '{NULL}')", [task_id])
 
     assert await state_of(database, tenant, review) == ("draft", "closed")
     with pytest.raises(Conflict, match="closed already"):
         await decided(database, review, person(tenant))
+
+
+async def test_a_decision_locks_the_task_before_the_item(
+    database: Database, tenant: UUID, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """While somebody holds the task, the waiting decision holds nothing that the holder may want next."""
+    task_id, review = await asked_by_task(database, tenant)
+    async with admin.transaction():
+        await admin.execute("SELECT FROM tasks WHERE id = $1 FOR NO KEY UPDATE", task_id)
+        decision = asyncio.create_task(decided(database, review, person(tenant)))
+        async with asyncio.timeout(5):
+            while not await admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+
+        for table, row_id in (("content_items", review.content_id), ("reviews", review.id)):
+            await admin.execute(f"SELECT FROM {table} WHERE id = $1 FOR NO KEY UPDATE NOWAIT", row_id)
+
+    assert (await decision).state == "approved"
 
 
 async def test_decisions_and_cancels_at_once_agree_on_one_outcome(database: Database, tenant: UUID) -> None:
