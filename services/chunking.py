@@ -44,8 +44,8 @@ class Chunk:
 def chunk(parsed: Parsed, *, title: str, budget: int = MAX_PIECES) -> list[Chunk]:
     """Divide *parsed* into chunks whose search text has at most *budget* word pieces, the model's marks included."""
     chunks: list[Chunk] = []
-    for headings, blocks in groupby(parsed.blocks, key=lambda block: block.headings):
-        headings = headings[1:] if headings[:1] == (title,) else headings
+    for (_, path), blocks in groupby(parsed.blocks, key=lambda block: (block.section, block.headings)):
+        headings = path[1:] if path[:1] == (title,) else path
         context = _context(title, headings)
         room = budget - MARKS - _size(context)
         for start, end in _divide(parsed.text, blocks, room):

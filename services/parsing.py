@@ -44,11 +44,15 @@ _MARKDOWN_MARKS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Block:
-    """A paragraph, list, table or piece of code: `text[start:end]`, and the headings above it, outermost first."""
+    """A paragraph, list, table or piece of code: `text[start:end]`, and the headings above it, outermost first.
+
+    `section` counts the headings met so far: two sections may have the same name.
+    """
 
     start: int
     end: int
     headings: tuple[str, ...]
+    section: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,8 +74,7 @@ def parse(source: str, mime: str) -> Parsed:
     elif mime == "text/markdown":
         blocks = list(_markdown(text))
     else:
-        found = (_block(text, match.start(), match.end(), ()) for match in _PARAGRAPH.finditer(text))
-        blocks = [block for block in found if block is not None]
+        blocks = list(_plain(text))
     if not blocks:
         raise Invalid("the document has no text")
     return Parsed(text=text, blocks=tuple(blocks), mime=mime)
@@ -99,9 +102,33 @@ def terms_text(text: str) -> str:
     )
 
 
-def _under(headings: tuple[tuple[int, str], ...], level: int, title: str) -> tuple[tuple[int, str], ...]:
-    """Return the path of headings after one of *level* was met: those above it, and itself."""
-    return (*(above for above in headings if above[0] < level), (level, title))
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """Where in a document reading has come to: the headings above, with their levels, and how many there were in all."""
+
+    path: tuple[tuple[int, str], ...] = ()
+    section: int = 0
+
+    def below(self, level: int, title: str) -> _Place:
+        """Return the place after a heading: it stands under those of a higher rank."""
+        above = (heading for heading in self.path if heading[0] < level)
+        return _Place((*above, (level, title)), self.section + 1)
+
+    def block(self, text: str, start: int, end: int) -> Block | None:
+        """Return the block of `text[start:end]` without the white space around it; None when nothing is left."""
+        stretch = text[start:end]
+        kept = stretch.strip()
+        if not kept:
+            return None
+        start += len(stretch) - len(stretch.lstrip())
+        headings = tuple(title for _, title in self.path)
+        return Block(start=start, end=start + len(kept), headings=headings, section=self.section)
+
+
+def _plain(text: str) -> Iterator[Block]:
+    for match in _PARAGRAPH.finditer(text):
+        if block := _Place().block(text, match.start(), match.end()):
+            yield block
 
 
 def _markdown(text: str) -> Iterator[Block]:
@@ -110,44 +137,31 @@ def _markdown(text: str) -> Iterator[Block]:
     starts = [skipped]
     for line in text[skipped:].split("\n"):
         starts.append(starts[-1] + len(line) + 1)
-    path: tuple[tuple[int, str], ...] = ()
+    place = _Place()
     tokens = MarkdownIt("commonmark").enable("table").parse(text[skipped:])
     for position, token in enumerate(tokens):
         if token.level or token.map is None or token.type == "hr":
             continue
         if token.type == "heading_open":
-            path = _under(path, HEADINGS[token.tag], readable(tokens[position + 1].content, "text/markdown"))
-            continue
-        block = _block(text, starts[token.map[0]], starts[token.map[1]], path)
-        if block is not None:
+            title = readable(tokens[position + 1].content, "text/markdown")
+            place = place.below(HEADINGS[token.tag], title)
+        elif block := place.block(text, starts[token.map[0]], starts[token.map[1]]):
             yield block
 
 
-def _block(text: str, start: int, end: int, path: tuple[tuple[int, str], ...]) -> Block | None:
-    """Return the block of `text[start:end]` without the white space around it; None when nothing is left."""
-    stretch = text[start:end]
-    kept = stretch.strip()
-    if not kept:
-        return None
-    start += len(stretch) - len(stretch.lstrip())
-    return Block(start=start, end=start + len(kept), headings=tuple(title for _, title in path))
-
-
 def _html(source: str) -> tuple[str, list[Block]]:
-    contents: list[str] = []
+    found = list(_html_blocks(source))
+    text = _BETWEEN.join(content for _, content in found)
     blocks: list[Block] = []
-    path: tuple[tuple[int, str], ...] = ()
+    place = _Place()
     start = 0
-    for tag, content in _html_blocks(source):
-        contents.append(content)
+    for tag, content in found:
         if tag in HEADINGS:
-            path = _under(path, HEADINGS[tag], content)
-        else:
-            blocks.append(
-                Block(start=start, end=start + len(content), headings=tuple(title for _, title in path))
-            )
+            place = place.below(HEADINGS[tag], content)
+        elif block := place.block(text, start, start + len(content)):
+            blocks.append(block)
         start += len(content) + len(_BETWEEN)
-    return _BETWEEN.join(contents), blocks
+    return text, blocks
 
 
 def _html_blocks(source: str) -> Iterator[tuple[str, str]]:

@@ -37,6 +37,12 @@ def test_a_heading_that_skips_levels_stands_below_the_last_higher_one() -> None:
     ]
 
 
+def test_sections_of_the_same_name_are_told_apart() -> None:
+    blocks = parsing.parse("# A\n\nx\n\n# A\n\ny", "text/markdown").blocks
+
+    assert [(block.headings, block.section) for block in blocks] == [(("A",), 1), (("A",), 2)]
+
+
 def test_front_matter_is_no_text() -> None:
     assert found("---\ntitle: x\n---\n# A\n\nText.", "text/markdown") == [(("A",), "Text.")]
 
