@@ -174,17 +174,16 @@ async def enqueue_many(
     retry_of: UUID | None = None,
 ) -> list[Task]:
     """Create tasks, all or none, and return them in the order given. Raises: Invalid naming each fault and its place."""
-    rows = _columns(new)
-    try:
-        async with savepoint(db):
-            inserted = await db.fetch(SQL["tasks.enqueue"], tenant_id, actor, request_id, retry_of, *rows)
-    except asyncpg.ForeignKeyViolationError as exc:
-        names = ", ".join(row["name"] for row in await db.fetch(SQL["tasks.list_queues"]))
-        raise Invalid(
-            f"there is no such queue; there are {names}",
-            slug="unknown-queue",
-            faults=(Fault("/queue", f"must be one of {names}"),),
-        ) from exc
+    inserted = await db.fetch(SQL["tasks.enqueue"], tenant_id, actor, request_id, retry_of, *_columns(new))
+    if len(inserted) < len(new):  # none were: a queue is unknown
+        names = [row["name"] for row in await db.fetch(SQL["tasks.list_queues"])]
+        known = ", ".join(names)
+        faults = tuple(
+            Fault("/queue" if len(new) == 1 else f"/tasks/{index}/queue", f"must be one of {known}")
+            for index, one in enumerate(new)
+            if one.queue is not None and one.queue not in names
+        )
+        raise Invalid(f"there is no such queue; there are {known}", slug="unknown-queue", faults=faults)
     return [Task.from_row(row) for row in inserted]
 
 

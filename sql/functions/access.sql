@@ -1,17 +1,21 @@
 -- Finding out who calls happens before the tenant is known. These functions are the only way to look across tenants for it:
--- each takes what only the caller can know and returns one row or none. They belong to galley_engine.
+-- each takes what only the caller can know and returns one row or none. They belong to galley_engine. PL/pgSQL keeps their
+-- plans; before PostgreSQL 18 a function in SQL is planned again for every request.
 
 -- A key that may be used now. The caller compares the hash of the secret itself, in constant time.
 -- seldom_used asks for app.touch_api_key, so that last_used_at costs a write at most once a minute.
 CREATE OR REPLACE FUNCTION app.find_api_key(p_id uuid)
 RETURNS TABLE (id uuid, tenant_id uuid, tenant text, name text, role text, secret_hash bytea, seldom_used boolean)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT k.id, k.tenant_id, t.name, k.name, k.role, k.secret_hash,
-         k.last_used_at IS NULL OR k.last_used_at < app.now() - interval '1 minute'
-  FROM api_keys k
-  JOIN tenants t ON t.id = k.tenant_id
-  WHERE k.id = p_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > app.now())
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT k.id, k.tenant_id, t.name, k.name, k.role, k.secret_hash,
+           k.last_used_at IS NULL OR k.last_used_at < app.now() - interval '1 minute'
+    FROM api_keys k
+    JOIN tenants t ON t.id = k.tenant_id
+    WHERE k.id = p_id AND k.revoked_at IS NULL AND (k.expires_at IS NULL OR k.expires_at > app.now());
+END $$;
 
 CREATE OR REPLACE FUNCTION app.touch_api_key(p_id uuid) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
@@ -21,14 +25,17 @@ $$;
 -- A session that lives: not past its end, used within the last 12 hours, its user not disabled.
 CREATE OR REPLACE FUNCTION app.find_session(p_token_hash bytea)
 RETURNS TABLE (id uuid, tenant_id uuid, tenant text, user_id uuid, email text, role text, csrf_token text, seldom_used boolean)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT s.id, s.tenant_id, t.name, u.id, u.email, u.role, s.csrf_token, s.last_seen_at < app.now() - interval '1 minute'
-  FROM sessions s
-  JOIN users u ON u.id = s.user_id AND u.tenant_id = s.tenant_id
-  JOIN tenants t ON t.id = s.tenant_id
-  WHERE s.token_hash = p_token_hash AND s.expires_at > app.now() AND s.last_seen_at > app.now() - interval '12 hours'
-    AND u.disabled_at IS NULL
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT s.id, s.tenant_id, t.name, u.id, u.email, u.role, s.csrf_token, s.last_seen_at < app.now() - interval '1 minute'
+    FROM sessions s
+    JOIN users u ON u.id = s.user_id AND u.tenant_id = s.tenant_id
+    JOIN tenants t ON t.id = s.tenant_id
+    WHERE s.token_hash = p_token_hash AND s.expires_at > app.now() AND s.last_seen_at > app.now() - interval '12 hours'
+      AND u.disabled_at IS NULL;
+END $$;
 
 CREATE OR REPLACE FUNCTION app.touch_session(p_id uuid) RETURNS void
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
@@ -38,18 +45,24 @@ $$;
 -- Who signs in with this address, whatever case it is written in.
 CREATE OR REPLACE FUNCTION app.find_login(p_email text)
 RETURNS TABLE (id uuid, tenant_id uuid, email text, role text, password_hash text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT u.id, u.tenant_id, u.email, u.role, u.password_hash
-  FROM users u
-  WHERE lower(u.email) = lower(p_email) AND u.disabled_at IS NULL
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT u.id, u.tenant_id, u.email, u.role, u.password_hash
+    FROM users u
+    WHERE lower(u.email) = lower(p_email) AND u.disabled_at IS NULL;
+END $$;
 
 -- The tenant whose public site is asked for by name.
 CREATE OR REPLACE FUNCTION app.find_tenant(p_name text)
 RETURNS TABLE (id uuid, name text, settings jsonb)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT t.id, t.name, t.settings FROM tenants t WHERE t.name = p_name
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  RETURN QUERY
+    SELECT t.id, t.name, t.settings FROM tenants t WHERE t.name = p_name;
+END $$;
 
 -- The tenant of this name, made where it is new. For the command line.
 CREATE OR REPLACE FUNCTION app.ensure_tenant(p_name text) RETURNS uuid

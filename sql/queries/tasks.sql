@@ -15,6 +15,11 @@ FROM moment, unnest($5::text[], $6::smallint[], $7::jsonb[], $8::text[], $9::sma
   $13::text[], $14::text[], $15::smallint[], $16::timestamptz[], $17::int[])
   AS n (type, type_version, payload, queue, priority, run_at, timeout_seconds, max_attempts, on_crash, concurrency_key, concurrency_limit,
         start_before, total_timeout_seconds)
+WHERE NOT EXISTS (                               -- an unknown queue stores nothing: the caller says which there are
+  SELECT FROM unnest($8::text[]) AS named (queue)
+  LEFT JOIN queues AS q ON q.name = named.queue
+  WHERE q.name IS NULL
+)
 RETURNING id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
   created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error, request_id,
   payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result, deadline_at, waiting_for,
