@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import mimetypes
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from pathlib import Path
@@ -31,6 +32,9 @@ _LOOKS = {
 _LOOK = {state: look for look, states in _LOOKS.items() for state in states} | {
     "changes_requested": "waiting", "in_review": "pending", "reserved": "running", "processing": "running",
 }  # fmt: skip
+
+
+_LONG_ID = re.compile(r"[0-9a-f]{8}-(?:[0-9a-f]{4}-){3}[0-9a-f]{4}([0-9a-f]{8})\b")
 
 
 class Assets:
@@ -216,6 +220,19 @@ def look(state: str) -> str:
     return f"state-{_LOOK.get(state, state)}"
 
 
+def plain(value: object) -> str:
+    """A value out of JSON in a line of text; a time in it with its zone, a long id by its end."""
+    text = str(value)
+    try:
+        return (
+            when(datetime.fromisoformat(text))
+            if "T" in text and "-" in text[:5]
+            else _LONG_ID.sub(r"…\1", text)
+        )
+    except ValueError:
+        return text
+
+
 def words(value: str) -> str:
     """A name from the database as words: timed_out → timed out."""
     return value.replace("_", " ")
@@ -243,5 +260,5 @@ def bars(values: list[int], height: int = 100) -> list[dict[str, Any]]:
 
 FILTERS = {
     "ago": ago, "bars": bars, "cost": cost, "date": date, "duration": duration, "highlight": highlight, "iso": iso, "look": look,
-    "number": number, "pretty": pretty, "prose": prose, "short": short, "size": size, "when": when, "words": words,
+    "number": number, "plain": plain, "pretty": pretty, "prose": prose, "short": short, "size": size, "when": when, "words": words,
 }  # fmt: skip

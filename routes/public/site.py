@@ -64,7 +64,8 @@ async def open_site(request: web.Request) -> AsyncIterator[Site]:
     if tenant is None:
         raise NotFound("no site is published at this address")
     async with request.app[keys.DATABASE].tenant(tenant.id, READER) as db:
-        yield Site(request=request, tenant_id=tenant.id, name=tenant.name, db=db)
+        title = str(tenant.settings.get("site_title") or tenant.name)
+        yield Site(request=request, tenant_id=tenant.id, name=title, db=db)
 
 
 def cursor(post: Publication) -> str:
