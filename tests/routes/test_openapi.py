@@ -130,3 +130,13 @@ async def test_the_docs_page_loads_everything_from_here(client: ClientSession) -
         assert address.startswith("/"), address
         async with client.get(address, allow_redirects=False) as response:
             assert response.status in {200, 303}, address
+
+
+async def test_the_type_of_a_problem_leads_to_its_explanation(client: ClientSession) -> None:
+    async with client.get("/api/v1/tasks") as response:
+        problem = await response.json()
+    async with client.get(problem["type"]) as response:
+        assert response.status == 200
+        assert "Nobody is known to be calling" in await response.text()
+    async with client.get("/problems/never-heard-of") as response:
+        assert (response.status, response.content_type) == (404, "text/html")
