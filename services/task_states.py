@@ -1,12 +1,14 @@
 """The states of a task and every legal transition, as data.
 
-The CHECK constraints of the two tables, the diagram in the documentation and the tests are held against this table.
+The CHECK constraints of the two tables, the events that SQL writes and docs/task_states.md are held against this table by
+tests/services/test_task_states.py; `python -m services.task_states > docs/task_states.md` writes the document again.
 `by` is who makes the transition; `guard` is what its statement requires; `event` is what history records, None where the
 task's own row already tells it (created, started, finished).
 """
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 
 LIVE = ("scheduled", "queued", "blocked", "running", "waiting")
@@ -59,3 +61,49 @@ TRANSITIONS = (
 def is_final(state: str) -> bool:
     """Whether a task in *state* has ended for good."""
     return state in FINAL
+
+
+def diagram() -> str:
+    """Return the transitions as a Mermaid state diagram, one arrow for each pair of states."""
+    arrows: dict[tuple[str, str], list[str]] = {}
+    for one in TRANSITIONS:
+        label = one.by if one.event in {None, one.after} else f"{one.by}: {one.event}"
+        arrows.setdefault((one.before or "[*]", one.after), []).append(label)
+    lines = ["stateDiagram-v2", "  direction LR"]
+    lines += [
+        f"  {before} --> {after}: {', '.join(dict.fromkeys(labels))}"
+        for (before, after), labels in arrows.items()
+    ]
+    lines += [f"  {state} --> [*]" for state in FINAL]
+    return "\n".join(lines)
+
+
+def document() -> str:
+    """Return docs/task_states.md: the diagram and the table."""
+    rows = [
+        f"| {one.before or '–'} | {one.after} | {one.by} | {one.guard} | {one.event or 'told by the row'} |"
+        for one in TRANSITIONS
+    ]
+    return "\n".join(
+        (
+            "# The states of a task",
+            "",
+            "Made from `services/task_states.py` by `python -m services.task_states > docs/task_states.md`; a test compares them.",
+            "",
+            f"Live states are rows of `tasks`: {', '.join(LIVE)}. Final states are rows of `task_history`: {', '.join(FINAL)}.",
+            "Nothing leads out of a final state: to run such a task again is to create a new one that points to it (`retry_of`).",
+            "",
+            "```mermaid",
+            diagram(),
+            "```",
+            "",
+            "| from | to | by | what its statement requires | what history records |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+        )
+    )
+
+
+if __name__ == "__main__":
+    sys.stdout.write(document())
