@@ -5,6 +5,7 @@ Routes never import the server: it fills these keys in `server/app.py` and the r
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -56,6 +57,9 @@ WAKE: web.AppKey[Callable[[str], None]] = web.AppKey("wake")
 
 # Stops the runs of cancelled tasks: those in this process, and a hint for the others. Call it after the commit.
 CANCELLED: web.AppKey[Callable[[Sequence[Cancelled]], None]] = web.AppKey("cancelled")
+
+# Set when the process begins to stop: streams end, and their clients connect to whoever serves next.
+STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping")
 
 # Slows down whoever guesses passwords: per address of the caller, and per account from one address.
 SIGN_IN_LIMITS: web.AppKey[tuple[RateLimit, RateLimit]] = web.AppKey("sign_in_limits")

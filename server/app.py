@@ -175,6 +175,7 @@ def create_app(parts: Parts) -> web.Application:
     app[METRICS] = metrics
     app[ENGINE] = engine
     app[HURRY] = asyncio.Event()
+    app[keys.STOPPING] = asyncio.Event()
     app[keys.WAKE] = engine.wake
     app[keys.CANCELLED] = engine.stop_cancelled
     app[keys.HEALTH] = engine.health

@@ -14,6 +14,7 @@ from typing import Any
 
 from aiohttp import web
 
+from routes import keys
 from server import embedded, migrations
 from server.app import ENGINE, HURRY, Parts, create_app
 from server.connections import Runner
@@ -119,6 +120,7 @@ def _report(announcing: asyncio.Task[None]) -> None:
 async def _stop(app: web.Application, runner: Runner) -> None:
     """Stop claiming at once; stop accepting requests; let what runs end."""
     log.info("stopping")
+    app[keys.STOPPING].set()
     for site in list(runner.sites):
         await site.stop()
     await app[ENGINE].stop(app[HURRY])

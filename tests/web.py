@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -44,6 +45,7 @@ def build(database: Database, *tables: web.RouteTableDef, **site: Any) -> Served
     app[keys.DATABASE] = database
     app[keys.WAKE] = served.woken.append
     app[keys.CANCELLED] = served.cancelled.extend
+    app[keys.STOPPING] = asyncio.Event()
     for table in tables:
         app.add_routes(table)
     return served

@@ -7,11 +7,14 @@ STREAM_SECONDS: the browser connects again, and with that who it is gets checked
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
 
 import orjson
 from aiohttp import web
+
+from routes import keys
 
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15
@@ -52,7 +55,8 @@ async def stream(
             elif now - spoke >= HEARTBEAT_SECONDS:
                 spoke = now
                 await _write(response, ": still here\n\n")
-            await asyncio.sleep(poll_seconds)
+            if await _stopped(request, poll_seconds):
+                break
     except (ConnectionError, TimeoutError):
         _drop(request)
     return response
@@ -66,6 +70,14 @@ def event(name: str, data: object) -> str:
 async def _write(response: web.StreamResponse, text: str) -> None:
     async with asyncio.timeout(WRITE_SECONDS):
         await response.write(text.encode())
+
+
+async def _stopped(request: web.Request, seconds: float) -> bool:
+    """Wait *seconds*; True at once when the process begins to stop: the browser will find who serves next."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await request.app[keys.STOPPING].wait()
+    return request.app[keys.STOPPING].is_set()
 
 
 def _gone(request: web.Request) -> bool:

@@ -15,6 +15,7 @@ from services import content, llm_calls, reviews, task_types, tasks
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
 from services.task_states import FINAL, LIVE, STATES
+from services.tasks import Task
 
 routes = web.RouteTableDef()
 
@@ -92,8 +93,8 @@ async def watch(request: web.Request) -> web.StreamResponse:
 async def cancel(request: web.Request) -> web.Response:
     """Cancel it; its run is stopped once the transaction has committed."""
     form = await frame.fields(request)
-    async with frame.open_desk(request, "operator") as desk:
-        task_id = frame.part(request, "task_id")
+    async with frame.open_desk(request, "author") as desk:
+        task_id = (await _own(desk)).id
         _, stopped = await tasks.cancel(
             desk.db,
             desk.tenant_id,
@@ -108,8 +109,8 @@ async def cancel(request: web.Request) -> web.Response:
 @routes.get("/desk/tasks/{task_id}/requeue", name="desk.task_requeue")
 async def ask_requeue(request: web.Request) -> web.Response:
     """The form, filled with what the task had."""
-    async with frame.open_desk(request, "operator") as desk:
-        task = await tasks.get(desk.db, desk.tenant_id, frame.part(request, "task_id"))
+    async with frame.open_desk(request, "author") as desk:
+        task = await _own(desk)
         queues = await tasks.list_queues(desk.db)
         subject = (await subjects.read(desk.db, desk.tenant_id, [task])).get(task.id, "")
     form = {
@@ -128,8 +129,8 @@ async def requeue(request: web.Request) -> web.Response:
     """Make the new task; with a fault the form comes back as it was typed."""
     form = await frame.fields(request)
     reuse = "reuse_steps" in form
-    async with frame.open_desk(request, "operator") as desk:
-        task = await tasks.get(desk.db, desk.tenant_id, frame.part(request, "task_id"))
+    async with frame.open_desk(request, "author") as desk:
+        task = await _own(desk)
         queues = await tasks.list_queues(desk.db)
         try:
             new = await tasks.requeue(
@@ -154,6 +155,13 @@ async def requeue(request: web.Request) -> web.Response:
             )
     request.app[keys.WAKE](new.queue)
     return frame.go(request, "desk.task", task_id=new.id, done="requeued")
+
+
+async def _own(desk: frame.Desk) -> Task:
+    """Return the task in the address. Raises: NotFound, Forbidden unless it is the caller's own or they are an operator."""
+    task = await tasks.get(desk.db, desk.tenant_id, frame.part(desk.request, "task_id"))
+    desk.principal.require_own(task.created_by, "operator")
+    return task
 
 
 def _read_changes(form: dict[str, str]) -> dict[str, Any]:

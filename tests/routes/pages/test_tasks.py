@@ -8,6 +8,7 @@ from uuid import UUID
 
 from aiohttp import ClientSession
 
+from routes import keys
 from server.database import Database
 from services import tasks
 from services.tasks import NewTask
@@ -144,3 +145,33 @@ async def test_an_article_can_be_asked_for_with_a_form(
 
 async def _never(_task: object, _payload: object) -> None:
     raise AssertionError("nothing runs it")
+
+
+async def test_an_author_cancels_their_own_task_and_nobody_elses(
+    served: web.Served, database: Database, tenant: UUID
+) -> None:
+    cookies = await desk.sign_up(database, tenant, "author", "alan@example.org")
+    async with database.tenant(tenant, "test") as db:
+        own = await tasks.enqueue(db, tenant, NewTask(type="noop", payload={}), actor="user:alan@example.org")
+        other = await tasks.enqueue(db, tenant, NewTask(type="noop", payload={}), actor="key:ci")
+
+    async with desk.visiting(served, cookies) as author:
+        page = await desk.read(author, f"/desk/tasks/{other.id}")
+        assert page.css_first("main form") is None
+        refused = await desk.send(author, f"/desk/tasks/{other.id}/cancel")
+        taken = await desk.send(author, f"/desk/tasks/{own.id}/cancel")
+
+    assert (refused.status, taken.status) == (403, 303)
+
+
+async def test_a_stream_ends_when_the_process_begins_to_stop(
+    served: web.Served, client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    (task_id,) = await _tasks(database, tenant, 1)
+
+    async with asyncio.timeout(3), client.get(f"/desk/tasks/{task_id}/live") as stream:
+        await stream.content.readuntil(b"\n\n")
+        served.app[keys.STOPPING].set()
+        rest = await stream.content.read()
+
+    assert b"event: end" not in rest
