@@ -120,7 +120,7 @@ def write_section(
 
     blocks = [" ".join(mark(sentence) for sentence in paragraph) for paragraph in prose.paragraphs]
     if quotations:
-        blocks.append("\n>\n".join(f"> {mark(sentence)}" for sentence in quotations))
+        blocks.append("> " + " ".join(mark(sentence) for sentence in quotations))
     return Section(heading=heading, body="\n\n".join(blocks), citations=tuple(citations.values()))
 
 
@@ -184,22 +184,6 @@ def name_sources(section: Section, passages: Iterable[Passage]) -> str:
         return match[0] if number is None else f"[S{number}]"
 
     return _MARKER.sub(rename, section.body)
-
-
-def locate(point: str, article: Article) -> list[int]:
-    """Return the sections that a remark is about: those sharing most words with it, the heading counting double.
-    One that fits nowhere is about all of them.
-    """
-    words = writing.content_words(point)
-    scores = [
-        2 * len(words & writing.content_words(section.heading))
-        + len(words & writing.content_words(section.body))
-        for section in article.sections
-    ]
-    best = max(scores, default=0)
-    if best == 0:
-        return list(range(len(article.sections)))
-    return [index for index, score in enumerate(scores) if score == best][:1]
 
 
 def without_markers(text: str) -> str:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from uuid import UUID
 
-from services import articles, checks, critiques, grounding, llm, outlines, prompts, search, writing
+from services import articles, checks, critiques, grounding, llm, outlines, prompts, search
 from services.articles import Article, Section
 from services.checks import Check
 from services.content import NewCitation
@@ -24,8 +24,9 @@ from services.task_context import Connection, TaskContext
 from services.task_types import Permanent
 
 PROMPTS = ("outline", "draft_section", "refine_section", "critique", "retell_passage")
-TOPIC_HITS, SECTION_HITS, POINT_HITS = 12, 6, 3
+TOPIC_HITS, SECTION_HITS, POINT_HITS = 12, 6, 5
 SECTION_PASSAGES = 3  # that a section is written from
+PER_DOCUMENT = 4  # hits of one document, so that a long one does not fill the article
 PASSAGE_CHARACTERS = 1500  # of one passage that a prompt holds
 ENOUGH = 2  # supported sentences make a model's text a section
 WANTED = 4  # sentences of a section; what is missing is quoted
@@ -52,7 +53,16 @@ class Pool:
             known = self.passages.get(hit["chunk_id"])
             number = known.number if known else len(self.passages) + 1
             facts = {
-                name: hit[name] for name in ("chunk_id", "document_id", "document_title", "heading", "text")
+                name: hit[name]
+                for name in (
+                    "chunk_id",
+                    "document_id",
+                    "document_title",
+                    "heading",
+                    "text",
+                    "ordinal",
+                    "collection",
+                )
             }
             self.passages[hit["chunk_id"]] = Passage(number=number, **facts)
         return [self.passages[hit["chunk_id"]] for hit in hits]
@@ -86,9 +96,7 @@ class Author:
         self.job = job
         self.pool = pool
         self.round = f"r{number}"
-        self.cites: bool | None = (
-            None  # whether the model names its sources; None until it has written something
-        )
+        self.cites = cites  # whether the model names its sources; None until it has written something
         self.pinned: dict[str, dict[str, Any]] = {}
 
     async def pin_prompts(self) -> None:
@@ -118,7 +126,7 @@ class Author:
             async with self.task.database.tenant(self.task.tenant_id, self.task.actor) as db:
                 found = [
                     await search.search(
-                        db, tenant_id=self.task.tenant_id, query=query, embedding=vector, collections=scope, k=hits, per_document=hits
+                        db, tenant_id=self.task.tenant_id, query=query, embedding=vector, collections=scope, k=hits, per_document=PER_DOCUMENT
                     )
                     for query, vector in zip(asked, vectors, strict=True)
                 ]  # fmt: skip
@@ -135,7 +143,7 @@ class Author:
 
     async def outline(self, passages: Sequence[Passage]) -> Outline:
         """Plan the article from the passages that answer its topic."""
-        beginnings = [f"[S{each.number}] {_where(each)}: {each.text[:240].strip()}" for each in passages]
+        beginnings = [f"[S{each.number}] {each.label}: {each.text[:160].strip()}" for each in passages]
         values = {"topic": self.job.topic, "sources": "\n\n".join(beginnings)} | self._instructions()
         answer, trouble = await self._ask_json(f"outline:{self.round}", "outline", values)
         return outlines.read(answer, topic=self.job.topic, passages=passages, trouble=trouble)
@@ -157,7 +165,7 @@ class Author:
 
     async def draft(
         self,
-        index: int,
+        step: str,
         planned: Planned,
         outline: Outline,
         passages: Sequence[Passage],
@@ -165,7 +173,6 @@ class Author:
         before: Sequence[str],
     ) -> Drafted:
         """Write one section. What the model adds to its passages goes; what is missing then is quoted from them."""
-        step = f"draft:{self.round}:{index + 1}"
         prose = Prose(paragraphs=(), removed={})
         way = "written"
         if self.cites is not False:
@@ -175,7 +182,8 @@ class Author:
                 "sources": _sources(passages),
             } | self._instructions()  # fmt: skip
             raw = await self._ask(step, "draft_section", values)
-            self.cites = self.cites or bool(writing.named_sources(raw))
+            self.cites = self.cites or grounding.names_sources(raw)
+            way = "written" if grounding.names_sources(raw) else "retold"
             prose = grounding.read_prose(raw, passages, heading=planned.heading, before=before)
         if prose.supported < ENOUGH:
             retold = await self._retell(f"{step}:retell", planned.heading, passages, before=before)
@@ -187,9 +195,7 @@ class Author:
         self, step: str, heading: str, passages: Sequence[Passage], *, before: Sequence[str]
     ) -> Prose:
         """Have the best sentences of the passages said in other words: small models can do that much."""
-        chosen = grounding.pick_quotations(
-            f"{heading} {self.job.topic}", passages, count=WANTED + 1, before=before
-        )
+        chosen = grounding.pick_quotations(heading, passages, count=WANTED + 1, before=before)
         if not chosen:
             return Prose(paragraphs=(), removed={})
         raw = await self._ask(step, "retell_passage", {"passage": " ".join(each.text for each in chosen)})
@@ -200,9 +206,7 @@ class Author:
     ) -> Drafted:
         said = [*before, *(sentence.text for sentence in prose.sentences)]
         missing = WANTED - prose.supported if way == "retold" else ENOUGH - prose.supported
-        added = grounding.pick_quotations(
-            f"{heading} {self.job.topic}", passages, count=max(0, missing), before=said
-        )
+        added = grounding.pick_quotations(heading, passages, count=max(0, missing), before=said)
         if prose.supported == 0:
             section = articles.write_section(heading, prose, passages, quotations=added)
             return Drafted(section=section, way="quoted", removed=prose.removed)
@@ -225,32 +229,47 @@ class Author:
         cannot be used the section stays, with the sentences of *found* that speak of the points added to it.
         """
         section = article.sections[index]
-        passages = [*{each.number: each for each in [*self.pool.cited_by(section), *found]}.values()][
-            : SECTION_PASSAGES + len(found)
-        ]
-        before = article.sentences_outside(index)
+        known = {each.number: each for each in [*self.pool.cited_by(section), *found]}
+        passages = list(known.values())[: SECTION_PASSAGES + len(found)]
+        before = [*article.sentences_outside(index), *points]
         if self.cites is not False:
             values = {
                 "topic": self.job.topic, "heading": section.heading or article.title, "points": [*points],
                 "text": articles.name_sources(section, passages), "sources": _sources(passages) or "None.",
             }  # fmt: skip
             raw = await self._ask(step, "refine_section", values)
-            self.cites = self.cites or bool(writing.named_sources(raw))
+            self.cites = self.cites or grounding.names_sources(raw)
             prose = grounding.read_prose(raw, passages, heading=section.heading, before=before)
             if self.cites and prose.supported >= max(ENOUGH, len(articles.cited_sentences(section)) // 2):
                 return articles.write_section(section.heading, prose, passages)
-        return self._add_quotations(section, points, found, before=before)
+        added = self._quote(points, found, before=[*before, *section.sentences])
+        return articles.append_sentences(section, added, found) if added else section
 
-    def _add_quotations(
-        self, section: Section, points: Sequence[str], found: Sequence[Passage], *, before: Sequence[str]
-    ) -> Section:
+    async def add_section(
+        self, step: str, article: Article, points: Sequence[str], found: Sequence[Passage]
+    ) -> Section | None:
+        """Write a section of its own for *points* that fit none, from what was *found*; None where nothing can be said."""
+        planned = Planned(
+            heading=outlines.own_heading(found[0]) or found[0].document_title, about=" ".join(points)
+        )
+        before = [*article.sentences_outside(-1), *points]
+        outline = Outline(
+            title=article.title,
+            summary="",
+            tags=(),
+            sections=tuple(Planned(heading=each.heading) for each in article.sections),
+        )
+        drafted = await self.draft(step, planned, outline, found, before=before)
+        return drafted.section if drafted.section.body else None
+
+    def _quote(
+        self, points: Sequence[str], found: Sequence[Passage], *, before: Sequence[str]
+    ) -> list[Sentence]:
         chosen: list[Sentence] = []
         for point in points:
-            said = [*before, *section.sentences, *(each.text for each in chosen)]
+            said = [*before, *(each.text for each in chosen)]
             chosen += grounding.pick_quotations(point, found, count=2, before=said)
-        if not chosen:
-            return section
-        return articles.append_sentences(section, chosen, found)
+        return chosen
 
     async def check(self, name: str, body_md: str, citations: Sequence[NewCitation]) -> list[Check]:
         """Run the checks that need no model, as step *name*."""
@@ -348,20 +367,11 @@ def _messages(version: prompts.PromptVersion, values: dict[str, Any]) -> list[di
 def _hit(hit: search.Hit) -> dict[str, Any]:
     return {
         "chunk_id": str(hit.chunk_id), "document_id": str(hit.document_id), "document_title": hit.document_title,
-        "heading": hit.heading, "text": hit.text, "score": hit.score, "reasons": hit.reasons,
+        "heading": hit.heading, "ordinal": hit.ordinal, "collection": hit.collection, "text": hit.text, "score": hit.score, "reasons": hit.reasons,
     }  # fmt: skip
-
-
-def _where(passage: Passage) -> str:
-    heading = passage.heading.rpartition("›")[2].strip()
-    return (
-        passage.document_title
-        if heading in {"", passage.document_title}
-        else f"{passage.document_title}, {heading}"
-    )
 
 
 def _sources(passages: Sequence[Passage]) -> str:
     return "\n\n".join(
-        f"[S{each.number}] {_where(each)}:\n{each.text[:PASSAGE_CHARACTERS].strip()}" for each in passages
+        f"[S{each.number}] {each.label}\n{each.text[:PASSAGE_CHARACTERS].strip()}" for each in passages
     )

@@ -73,12 +73,12 @@ def read(answer: Mapping[str, Any] | None, body_md: str, *, trouble: str = "") -
     issues = [
         (quote, problem)
         for quote, problem in _pairs(answer.get("issues"), "quote", "problem")
-        if _flat(quote) in text
+        if _flat(quote) in text and _flat(problem) != _flat(quote)
     ]
     claimed = len(answer["issues"]) if isinstance(answer.get("issues"), list) else 0
     if len(issues) < claimed / 2:
         return unusable(
-            f"{claimed - len(issues)} of the {claimed} passages it finds fault with are not in the text"
+            f"{claimed - len(issues)} of its {claimed} issues quote words that are not in the text, or say nothing"
         )
     addressed = [
         (point, quote)
@@ -127,6 +127,37 @@ def points_by_section(critique: Critique, article: Article) -> dict[int, list[st
     return points
 
 
+def matter_of(point: str) -> frozenset[str]:
+    """Return the words of a reviewer's remark that name a matter, not what is to be done about it."""
+    return writing.content_words(point) - _ASKING
+
+
+def speaks_of(text: str, point: str) -> bool:
+    """Whether a text holds at least half of the words that name the matter of *point*."""
+    matter = matter_of(point)
+    return bool(matter) and len(matter & writing.content_words(text)) >= len(matter) / 2
+
+
+def closeness(heading: str, text: str, point: str) -> int:
+    """Return how many words of the matter of *point* occur under a heading; those in the heading count three times."""
+    matter = matter_of(point)
+    return 2 * len(matter & writing.content_words(heading)) + len(
+        matter & writing.content_words(f"{heading} {text}")
+    )
+
+
+def locate(point: str, article: Article) -> list[int]:
+    """Return the section that a remark is about: the one sharing most words of its matter, the heading counting double.
+    None when it names a matter that no section speaks of; all of them when it names none.
+    """
+    matter = matter_of(point)
+    if not matter:
+        return list(range(len(article.sections)))
+    scores = [closeness(section.heading, section.body, point) for section in article.sections]
+    best = max(scores, default=0)
+    return [scores.index(best)] if best >= max(1, len(matter) / 2) else []
+
+
 def is_addressed(point: str, *, number: int, old: Article, new: Article, critique: Critique) -> bool:
     """Whether *new* shows that it meets a reviewer's *point*: by its length where that was asked for, by the loss of what was to go,
     by new sentences that speak of the matter, or by new words that the critique names for point *number*.
@@ -141,16 +172,9 @@ def is_addressed(point: str, *, number: int, old: Article, new: Article, critiqu
     )
     if _SHORTER.search(point) or _LONGER.search(point):
         return length <= 0.9 if _SHORTER.search(point) else length >= 1.1
-    matter = writing.content_words(point) - _ASKING
-    if not matter:
-        return False
     if _REMOVAL.search(point):
-        return _mentions(after, matter) < _mentions(before, matter)
-    return len(matter & writing.content_words(added)) >= len(matter) / 2
-
-
-def _mentions(sentences: Iterable[str], matter: frozenset[str]) -> int:
-    return sum(len(matter & writing.content_words(sentence)) >= len(matter) / 2 for sentence in sentences)
+        return sum(speaks_of(each, point) for each in after) < sum(speaks_of(each, point) for each in before)
+    return speaks_of(added, point)
 
 
 def _pairs(value: object, first: str, second: str) -> list[tuple[Any, str]]:

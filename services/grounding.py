@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
-from itertools import pairwise
+from itertools import chain, pairwise
 
 from services import writing
 from services.writing import content_words, same, strip_markers, support
@@ -30,6 +30,18 @@ class Passage:
     document_title: str
     heading: str
     text: str
+    collection: str = ""
+    ordinal: int = 0  # place in its document
+
+    @property
+    def label(self) -> str:
+        """Where it is from, for prompts: document and heading."""
+        heading = self.heading.rpartition("›")[2].strip()
+        return (
+            self.document_title
+            if heading in {"", self.document_title}
+            else f"{self.document_title}, {heading}"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,12 +84,16 @@ def read_prose(raw: str, passages: Sequence[Passage], *, heading: str, before: I
     """
     removed: Counter[str] = Counter()
     said = [heading, *before]
-    cites = bool(writing.named_sources(raw))
+    for passage in passages:  # a small model copies the labels of its sources
+        raw = re.sub(rf"(?:from )?{re.escape(passage.label)}[:\n]", "\n", raw)
+    cites = names_sources(raw)
     paragraphs: list[tuple[Sentence, ...]] = []
     for block in re.split(r"\n\s*\n", raw):
         kept: list[Sentence] = []
         for sentence in writing.attach_markers(writing.split_sentences(block)):
             reason, grounded = _judge(sentence, passages, said, cites=cites)
+            if not reason and not cites and _retold(grounded, [*chain.from_iterable(paragraphs), *kept]):
+                reason = "repeated"
             if reason:
                 removed[reason] += 1
             else:
@@ -91,6 +107,12 @@ def read_prose(raw: str, passages: Sequence[Passage], *, heading: str, before: I
     return Prose(paragraphs=tuple(paragraphs), removed=dict(removed))
 
 
+def names_sources(raw: str) -> bool:
+    """Whether a model does what it was asked to: most of its sentences name their source."""
+    sentences = writing.attach_markers(writing.split_sentences(raw))
+    return sum(bool(writing.named_sources(each)) for each in sentences) > len(sentences) / 2
+
+
 def _judge(
     sentence: str, passages: Sequence[Passage], said: Sequence[str], *, cites: bool
 ) -> tuple[str | None, Sentence]:
@@ -101,6 +123,8 @@ def _judge(
         return "cut off", plain
     if writing.is_chatter(text):
         return "about the task", plain
+    if text.endswith("?") and not writing.named_sources(sentence):
+        return "a question", plain
     if writing.goes_round(text) or _known(text, said):
         return "repeated", plain
     grounded = ground(sentence, passages)
@@ -109,6 +133,16 @@ def _judge(
     if cites and not writing.named_sources(sentence) and not writing.numbers(text):
         return None, plain
     return "not in the sources", plain
+
+
+def _retold(sentence: Sentence, earlier: Iterable[Sentence]) -> bool:
+    """Whether the same quote was told before in much the same words."""
+    words = content_words(sentence.text)
+    return any(
+        each.quote == sentence.quote
+        and 2 * len(words & content_words(each.text)) > min(len(words), len(content_words(each.text)))
+        for each in earlier
+    )
 
 
 def _known(text: str, said: Iterable[str]) -> bool:
@@ -131,12 +165,17 @@ def ground(sentence: str, passages: Sequence[Passage]) -> Sentence | None:
     candidates = [
         (
             score,
-            Sentence(text=text if score == 1.0 else strip_markers(quote), source=passage.number, quote=quote),
+            Sentence(text=_told(text, quote), source=passage.number, quote=quote),
         )
         for passage in passages
         for score, quote in _supporters(text, passage)
     ]
     return max(candidates, key=lambda candidate: candidate[0])[1] if candidates else None
+
+
+def _told(text: str, quote: str) -> str:
+    """A model's own words where all of them are in the quote, else the quote: a word that is not there may be wrong."""
+    return text if support(text, quote) == 1.0 else strip_markers(quote)
 
 
 def _supporters(text: str, passage: Passage) -> Iterable[tuple[float, str]]:
@@ -193,7 +232,7 @@ def pick_quotations(
     for rank, passage in enumerate(passages):
         for place, quote in enumerate(quotable(passage.text)):
             words = content_words(quote)
-            likeness = len(words & wanted) / (len(words) ** 0.5 or 1) + 0.3 / (1 + rank) + 0.1 / (1 + place)
+            likeness = len(words & wanted) / (len(words) ** 0.5 or 1) + 0.8 / (1 + rank) + 0.1 / (1 + place)
             text = strip_markers(quote)
             if not writing.is_chatter(text):
                 ranked.append((likeness, Sentence(text=text, source=passage.number, quote=quote)))
@@ -222,19 +261,19 @@ def in_source_order(
     for sentence in sorted(sentences, key=place):
         _, at = place(sentence)
         quotes = by_number[sentence.source or 0][1]
-        chain = [sentence]
+        links = [sentence]
         while (
-            writing.leans_back(chain[0].text)
+            writing.leans_back(links[0].text)
             and at > 0
             and quotes[at - 1] not in [each.quote for each in ordered]
         ):
             at -= 1
-            chain.insert(0, replace(sentence, text=strip_markers(quotes[at]), quote=quotes[at]))
-        if writing.leans_back(chain[0].text) and at == 0:
+            links.insert(0, replace(sentence, text=strip_markers(quotes[at]), quote=quotes[at]))
+        if writing.leans_back(links[0].text) and at == 0:
             continue
-        if len(chain) > 3 or any(
-            _known(each.text, [*said, *(one.text for one in ordered)]) for each in chain
+        if len(links) > 3 or any(
+            _known(each.text, [*said, *(one.text for one in ordered)]) for each in links
         ):
             continue
-        ordered += chain
+        ordered += links
     return ordered

@@ -99,25 +99,26 @@ def _usable(sections: object, passages: Sequence[Passage]) -> list[Planned]:
 
 
 def _from_sources(passages: Sequence[Passage]) -> list[Planned]:
-    """Return one section for each of the best passages under another heading, named as its source names it."""
-    planned: dict[str, Planned] = {}
-    for named in (_own_heading, _document, _frequent_words):
+    """Return one section for each of the best passages under another heading, at first no more than two of one document. Each is
+    named as its source names it, and the sections of a document stand in its order.
+    """
+    chosen: dict[str, Passage] = {}
+    documents: Counter[str] = Counter()
+    for named, most in ((own_heading, 2), (own_heading, 4), (_document, 4), (_frequent_words, 4)):
         for passage in passages:
             heading = named(passage)
-            used = any(each.lead == passage.number for each in planned.values())
-            if (
-                heading
-                and not used
-                and heading.casefold() not in planned
-                and len(planned) < FALLBACK_SECTIONS
-            ):
-                planned[heading.casefold()] = Planned(heading=heading, lead=passage.number)
-        if len(planned) >= MIN_SECTIONS:
-            break
-    return list(planned.values())
+            taken = heading.casefold() in {each.casefold() for each in chosen} or passage in chosen.values()
+            full = len(chosen) == FALLBACK_SECTIONS or documents[passage.document_id] >= most
+            if heading and not taken and not full:
+                chosen[heading] = passage
+                documents[passage.document_id] += 1
+    ranks = {document_id: rank for rank, document_id in enumerate(documents)}
+    in_order = sorted(chosen.items(), key=lambda each: (ranks[each[1].document_id], each[1].ordinal))
+    return [Planned(heading=heading, lead=passage.number) for heading, passage in in_order]
 
 
-def _own_heading(passage: Passage) -> str:
+def own_heading(passage: Passage) -> str:
+    """Return the last heading above a passage; '' where that is only the document's title."""
     heading = passage.heading.rpartition("›")[2].strip()
     return "" if heading.casefold() == passage.document_title.casefold() else heading[:100]
 
@@ -142,7 +143,7 @@ def _frequent(texts: Iterable[str], count: int) -> list[str]:
 
 
 def _tags(proposed: object, topic: str, passages: Sequence[Passage]) -> tuple[str, ...]:
-    """Return the proposed tags that occur in the topic or the sources; without any, the topic's words that the sources use most."""
+    """Return the proposed tags that occur in the topic or the sources; without any, the collections they come from."""
     everything = writing.content_words(" ".join([topic, *(passage.text for passage in passages)]))
     given = [tag for tag in proposed if isinstance(tag, str)] if isinstance(proposed, list) else []
     tags = [
@@ -151,9 +152,7 @@ def _tags(proposed: object, topic: str, passages: Sequence[Passage]) -> tuple[st
         if len(tag) <= 30 and writing.content_words(tag) and writing.content_words(tag) <= everything
     ]
     if not tags:
-        words = writing.content_words(topic)
-        frequent = _frequent((passage.text for passage in passages), 200)
-        tags = [word for word in frequent if writing.content_words(word) <= words][:3]
+        tags = list(dict.fromkeys(passage.collection for passage in passages if passage.collection))[:3]
     return content_text.clean_tags(tags)[:5]
 
 

@@ -100,7 +100,7 @@ async def _first_draft(author: Author) -> Start:
             0.2 + 0.5 * index / len(sections),
             f"writing section {index + 1} of {len(sections)}: {planned.heading}",
         )
-        each = await author.draft(index, planned, outline, found, before=before)
+        each = await author.draft(f"draft:{author.round}:{index + 1}", planned, outline, found, before=before)
         before += each.section.sentences
         drafted.append(each)
     written = [each for each in drafted if each.section.body]
@@ -108,7 +108,7 @@ async def _first_draft(author: Author) -> Start:
         raise Permanent("the sources hold no sentence that could be quoted: nothing can be written from them")
     article = Article(
         title=outline.title,
-        summary=outline.summary or written[0].section.sentences[0],
+        summary=outline.summary or "; ".join(each.section.heading for each in written) + ".",
         tags=outline.tags,
         sections=tuple(each.section for each in written),
     )
@@ -135,40 +135,51 @@ async def _next_draft(author: Author, signal: Signal) -> Start:
     basis = await task.step(f"feedback:{author.round}", lambda: _read_feedback(task, signal))
     old = article = Article.from_json(basis["article"])
     points = tuple((point["id"], point["text"]) for point in basis["points"])
-    found: list[list[Passage]] = []
-    if points:
-        hits = await author.search(
-            f"retrieve:{author.round}", [text for _, text in points], hits=authoring.POINT_HITS
-        )
-        found = [author.pool.add(_relevant(one)) for one in hits]
-    asked: dict[int, list[int]] = {}
+    about = await _find_passages(author, [text for _, text in points])
+    new = len(old.sections)
+    asked: dict[int, list[int]] = {}  # which points each section is to meet, a new one included
     for at, (_, text) in enumerate(points):
-        for index in articles.locate(text, article):
+        for index in critiques.locate(text, old) or [new if about[at] else new - 1]:
             asked.setdefault(index, []).append(at)
     for done, (index, ats) in enumerate(sorted(asked.items())):
         await task.progress(
-            0.2 + 0.5 * done / len(asked), f"rewriting section {index + 1} for {len(ats)} of the points"
+            0.2 + 0.5 * done / len(asked), f"rewriting for {len(ats)} of {len(points)} points"
         )
-        sources = [passage for at in ats for passage in found[at]]
         wanted = [points[at][1] for at in ats]
-        section = await author.refine(f"draft:{author.round}:{index + 1}", article, index, wanted, sources)
-        article = article.with_section(index, section)
-    changed = [
-        each.heading or "the beginning"
-        for each, was in zip(article.sections, old.sections, strict=True)
-        if each != was
-    ]
-    note = f"after version {basis['number']}: " + (
-        f"rewrote {', '.join(changed)}" if changed else "no section could be changed"
-    )
+        found = [passage for at in ats for passage in about[at]]
+        article = await _rewrite(author, article, index, wanted, found)
+    changed = [each.heading or "the beginning" for each in article.sections if each not in old.sections]
+    did = f"rewrote {', '.join(changed)}" if changed else "no section could be changed"
     return Start(
-        article=article,
-        notes=(),
-        note=note[:2000],
-        content_id=UUID(basis["content_id"]),
-        old=old,
+        article=article, notes=(), note=f"after version {basis['number']}: {did}"[:2000], content_id=UUID(basis["content_id"]), old=old,
         points=points,
-    )
+    )  # fmt: skip
+
+
+async def _find_passages(author: Author, points: Sequence[str]) -> list[list[Passage]]:
+    """Return what the sources say about the matter of each point; nothing for one that names none or that they do not speak of."""
+    if not points:
+        return []
+    found = await author.search(f"retrieve:{author.round}", points, hits=authoring.POINT_HITS)
+    passages = [author.pool.add(_relevant(hits)) for hits in found]
+    return [
+        sorted(
+            (each for each in about if critiques.speaks_of(f"{each.heading} {each.text}", point)),
+            key=lambda each: -critiques.closeness(each.heading, each.text, point),
+        )
+        for about, point in zip(passages, points, strict=True)
+    ]
+
+
+async def _rewrite(
+    author: Author, article: Article, index: int, points: Sequence[str], found: Sequence[Passage]
+) -> Article:
+    """Return the article with the section at *index* rewritten, or with a new section behind the last."""
+    if index < len(article.sections):
+        section = await author.refine(f"draft:{author.round}:{index + 1}", article, index, points, found)
+        return article.with_section(index, section)
+    new = await author.add_section(f"draft:{author.round}:{index + 1}", article, points, found)
+    return article if new is None else replace(article, sections=(*article.sections, new))
 
 
 async def _read_feedback(task: TaskContext, signal: Signal) -> dict[str, Any]:
