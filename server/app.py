@@ -139,9 +139,13 @@ class Engine:
         return checks
 
     async def depths(self) -> list[tuple[str, str, int]]:
-        """Return (queue, state, tasks) of all live tasks, and refresh what the metrics say about slots."""
+        """Return (queue, state, tasks) of all live tasks, and refresh what the metrics say about slots and loops."""
         if self.executor is not None:
             self._metrics.slots_busy.set(self.executor.busy)
+            self._metrics.slots_leaked.set(self.executor.leaked)
+        for loop in self.supervisor.health():
+            self._metrics.loop_age.labels(loop.name).set(loop.age)
+            self._metrics.loop_failures.labels(loop.name).set(loop.failures)
         async with self._parts.database.statement() as db:
             return [(row["queue"], row["state"], row["tasks"]) for row in await db.fetch(SQL["tasks.depths"])]
 

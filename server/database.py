@@ -104,8 +104,8 @@ class Database:
     async def open(self) -> None:
         """Open the pools. Raises: Unavailable when PostgreSQL does not answer or the role is missing."""
         self.role = await self._run_time_role()
-        self._web = await self._pool("galley web", self._sizes[0], "5s")
-        self._engine = await self._pool("galley engine", self._sizes[1], "30s")
+        self._web = await self._pool("galley web", self._sizes[0], statement_seconds=5)
+        self._engine = await self._pool("galley engine", self._sizes[1], statement_seconds=30)
 
     async def close(self) -> None:
         """Close the pools; connections still in use after five seconds are dropped."""
@@ -149,7 +149,8 @@ class Database:
     @asynccontextmanager
     async def lookup(self) -> AsyncIterator[Connection]:
         """Lend a web connection for one statement before the tenant is known: who is calling."""
-        async with self._lend(self._web) as connection:
+        # Every request comes through here first: a link that has gone silent is noticed in time for its answer.
+        async with asyncio.timeout(ACQUIRE_SECONDS), self._lend(self._web) as connection:
             yield connection
 
     async def run(self, tenant_id: UUID, actor: str, work: Callable[[Connection], Awaitable[T]]) -> T:
@@ -180,8 +181,8 @@ class Database:
             )
         return ROLE
 
-    async def _pool(self, name: str, size: int, statement_timeout: str) -> Pool:
-        settings = {**SERVER_SETTINGS, "application_name": name, "statement_timeout": statement_timeout}
+    async def _pool(self, name: str, size: int, *, statement_seconds: int) -> Pool:
+        settings = {**SERVER_SETTINGS, "application_name": name, "statement_timeout": f"{statement_seconds}s"}
         if self.role:
             settings["role"] = self.role
         return await asyncpg.create_pool(
@@ -191,7 +192,8 @@ class Database:
             server_settings=settings,
             init=_prepare,
             connection_class=_Connection,
-            command_timeout=40,
+            command_timeout=statement_seconds
+            + 5,  # PostgreSQL gives up first, unless the link to it is silent
             timeout=10,
             max_inactive_connection_lifetime=60,
         )
@@ -218,7 +220,7 @@ class Database:
     async def _transaction(self, pool: Pool, begin: str) -> AsyncIterator[Connection]:
         connection = await self._acquire(pool)
         try:
-            await connection.execute(begin)
+            await connection.execute(begin, timeout=ACQUIRE_SECONDS)
             yield connection
             await connection.execute("COMMIT")
         except BaseException as exc:

@@ -36,7 +36,6 @@ class Metrics:
             buckets=_FAST,
             registry=self.registry,
         )
-        self.claimed = Counter("galley_tasks_claimed", "Runs started.", ["queue"], registry=self.registry)
         self.finished = Counter(
             "galley_tasks_finished",
             "Runs ended, by what became of the task.",
@@ -46,26 +45,25 @@ class Metrics:
         self.run_seconds = Histogram(
             "galley_task_run_seconds", "Length of a run.", ["type"], buckets=_SLOW, registry=self.registry
         )
-        self.start_delay = Histogram(
-            "galley_task_start_delay_seconds",
-            "From when a task was due to its start.",
-            ["queue"],
-            buckets=_FAST,
+        self.slots_busy = Gauge(
+            "galley_executor_slots_busy", "Runs under way in this process.", registry=self.registry
+        )
+        self.slots_leaked = Gauge(
+            "galley_executor_slots_leaked",
+            "Slots held by code that does not end although it was stopped.",
             registry=self.registry,
         )
-        self.stale = Counter(
-            "galley_stale_writes_refused",
-            "Writes of runs that no longer owned their task.",
-            registry=self.registry,
-        )
-        self.loop_restarts = Counter(
-            "galley_loop_restarts",
-            "Background loops started again after a failure.",
+        self.loop_age = Gauge(
+            "galley_loop_age_seconds",
+            "Since a background loop last proved itself.",
             ["loop"],
             registry=self.registry,
         )
-        self.slots_busy = Gauge(
-            "galley_executor_slots_busy", "Runs under way in this process.", registry=self.registry
+        self.loop_failures = Gauge(
+            "galley_loop_failures",
+            "How often in a row a background loop has failed.",
+            ["loop"],
+            registry=self.registry,
         )
         self._depth = Gauge(
             "galley_queue_tasks", "Live tasks by queue and state.", ["queue", "state"], registry=self.registry

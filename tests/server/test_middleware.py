@@ -236,6 +236,8 @@ class Link:
         self._target = target
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self.flowing = asyncio.Event()
+        self.flowing.set()
 
     async def mend(self, path: str) -> None:
         self._server = await asyncio.start_unix_server(self._carry, path)
@@ -258,14 +260,17 @@ class Link:
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
+            await self.flowing.wait()
             writer.write(data)
             await writer.drain()
         writer.close()
 
 
-async def test_a_database_that_is_away_is_said_at_once(
+@pytest.fixture
+async def linked(
     cluster: Cluster, database_name: str, database: Database, tenant: UUID
-) -> None:
+) -> AsyncIterator[tuple[Link, str, ClientSession]]:
+    """The application behind a link that can be broken: the link, its path, a client."""
     parts = urlsplit(cluster.web(database_name))
     place = parse_qs(parts.query)
     if "host" not in place:
@@ -282,21 +287,49 @@ async def test_a_database_that_is_away_is_said_at_once(
             served_web.client(served, key) as api,
         ):
             assert (await api.get("/api/v1/tasks")).status == 200
-            await link.cut()
-            for _ in range(3):
-                started = time.perf_counter()
-                async with api.get("/api/v1/tasks") as response:
-                    assert response.status == 503
-                    assert int(response.headers["Retry-After"]) >= 1
-                    assert (await response.json())["type"] == "/problems/temporary-reduced-capacity"
-                assert time.perf_counter() - started < 2.5
-            Path(path).unlink(missing_ok=True)
-            await link.mend(path)
-            async with asyncio.timeout(10):
-                while (await api.get("/api/v1/tasks")).status != 200:
-                    await asyncio.sleep(0.05)
+            yield link, path, api
         await behind.close()
         await link.cut()
+
+
+async def refused_in_time(api: ClientSession) -> None:
+    started = time.perf_counter()
+    async with api.get("/api/v1/tasks") as response:
+        assert response.status == 503
+        assert int(response.headers["Retry-After"]) >= 1
+        assert (await response.json())["type"] == "/problems/temporary-reduced-capacity"
+    assert time.perf_counter() - started < 3
+
+
+async def served_again(api: ClientSession) -> None:
+    async with asyncio.timeout(10):
+        while (await api.get("/api/v1/tasks")).status != 200:
+            await asyncio.sleep(0.05)
+
+
+async def test_a_database_that_is_away_is_said_at_once(linked: tuple[Link, str, ClientSession]) -> None:
+    link, path, api = linked
+
+    await link.cut()
+    for _ in range(3):
+        await refused_in_time(api)
+    Path(path).unlink(missing_ok=True)
+    await link.mend(path)
+
+    await served_again(api)
+
+
+async def test_a_link_that_has_gone_silent_is_noticed_in_time(
+    linked: tuple[Link, str, ClientSession],
+) -> None:
+    link, _, api = linked
+    await asyncio.gather(*(api.get("/api/v1/tasks") for _ in range(8)))
+
+    link.flowing.clear()
+    await asyncio.gather(*(refused_in_time(api) for _ in range(8)))
+    link.flowing.set()
+
+    await served_again(api)
 
 
 async def test_a_statement_that_takes_too_long_is_given_up(api: ClientSession) -> None:
