@@ -186,6 +186,11 @@ def number(value: float | Decimal | None) -> str:
     return f"{value:,}" if isinstance(value, int) else f"{value:,.2f}"
 
 
+def plural(value: int, noun: str) -> str:
+    """A number with its noun: 1 word, 1,204 words."""
+    return f"{number(value)} {noun}" if value == 1 else f"{number(value)} {noun}s"
+
+
 def cost(value: Decimal | float | None) -> str:
     """US dollars; a price that is not known is never shown as 0."""
     if value is None:
@@ -260,5 +265,5 @@ def bars(values: list[int], height: int = 100) -> list[dict[str, Any]]:
 
 FILTERS = {
     "ago": ago, "bars": bars, "cost": cost, "date": date, "duration": duration, "highlight": highlight, "iso": iso, "look": look,
-    "number": number, "plain": plain, "pretty": pretty, "prose": prose, "short": short, "size": size, "when": when, "words": words,
+    "number": number, "plain": plain, "plural": plural, "pretty": pretty, "prose": prose, "short": short, "size": size, "when": when, "words": words,
 }  # fmt: skip
