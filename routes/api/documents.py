@@ -257,13 +257,21 @@ async def _accepted(call: Call, db: Connection, document: Document) -> Answer:
 async def _read_form(request: web.Request) -> NewDocument:
     """Return the document of a form with a file in it. Raises: Invalid, Malformed."""
     form = await request.post()
-    given: dict[str, Any] = {}
-    upload: FileField | None = None
-    for name, value in form.items():
-        if name in given or (name == "file") != isinstance(value, FileField):
-            raise _fault(name, "must be one file" if name == "file" else "must be one text")
-        given[name] = value
-    upload = given.pop("file", None)
+    try:
+        given: dict[str, Any] = {}
+        for name, value in form.items():
+            if name in given or (name == "file") != isinstance(value, FileField):
+                raise _fault(name, "must be one file" if name == "file" else "must be one text")
+            given[name] = value
+        return _validate(given)
+    finally:
+        for value in form.values():
+            if isinstance(value, FileField):
+                value.file.close()
+
+
+def _validate(given: dict[str, Any]) -> NewDocument:
+    upload: FileField | None = given.pop("file", None)
     if upload is None:
         raise _fault("file", "is required")
     file = PurePath(upload.filename or "untitled")
@@ -272,8 +280,8 @@ async def _read_form(request: web.Request) -> NewDocument:
         "mime": _SUFFIXES.get(file.suffix.lower(), "text/plain"),
     }
     values |= given | {"text": _text(upload)}
-    if "metadata" in values:
-        values["metadata"] = reading.parse_json(values["metadata"].encode())
+    if "metadata" in given:
+        values["metadata"] = reading.parse_json(given["metadata"].encode())
     try:
         return _FORM_READER.validate_python(values)
     except ValidationError as exc:
