@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Iterator
+from itertools import accumulate
 from typing import Any
 from uuid import UUID
 
@@ -29,10 +30,12 @@ BODY_SECONDS = 15.0  # the whole body must have arrived by then
 _CHUNK = 65536
 
 _SUSPECT_ESCAPE = re.compile(rb"\\u(?:0000|[dD][89a-fA-F])")  # NUL or half of a surrogate pair
-_SUSPECT_NUMBER = re.compile(rb"[0-9]{19}")
-_MAYBE_INFINITE = re.compile(rb"[eE]\+?[0-9]{3}|[0-9]{200}")
-_STRING = re.compile(rb'"(?:[^"\\]|\\.)*"')
+# Each run of digits is tried once, from its start: otherwise a body of digits would cost its length times the count.
+_SUSPECT_NUMBER = re.compile(rb"(?<![0-9])[0-9]{19}")
+_MAYBE_INFINITE = re.compile(rb"[eE]\+?[0-9]{3}|(?<![0-9])[0-9]{200}")
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"')
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_STEP = {ord("["): 1, ord("{"): 1, ord("]"): -1, ord("}"): -1}
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 _POSITIVE = re.compile(r"[1-9][0-9]{0,8}", re.ASCII)
 
@@ -220,13 +223,9 @@ def _check_tree(raw: bytes, tree: Any) -> None:
 
 
 def _too_deep(raw: bytes) -> bool:
-    """Whether *raw*, known to be JSON, is nested deeper than the limit: peel the innermost brackets, level by level."""
+    """Whether *raw*, known to be JSON, is nested deeper than the limit."""
     brackets = _STRING.sub(b"", raw).translate(None, delete=_NOT_BRACKETS)
-    for _ in range(MAX_DEPTH):
-        brackets = brackets.replace(b"[]", b"").replace(b"{}", b"")
-        if not brackets:
-            return False
-    return True
+    return max(accumulate(map(_STEP.__getitem__, brackets))) > MAX_DEPTH
 
 
 def _walk(tree: Any) -> Iterator[tuple[tuple[int | str, ...], Any]]:
