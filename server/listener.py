@@ -7,6 +7,7 @@ Nothing is notified inside a transaction that inserts: PostgreSQL holds a global
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from collections.abc import Callable, Iterable
@@ -45,6 +46,7 @@ class Listener:
         self._queues: set[str] = set()
         self._cancelled: list[Cancelled] = []
         self._to_send = asyncio.Event()
+        self._urgent = asyncio.Event()  # a cancel does not wait for the next time that wake-ups may be sent
         self._probe_answer = ""
 
     def tell_work(self, queue: str) -> None:
@@ -56,6 +58,7 @@ class Listener:
         """Tell other replicas at once to stop these runs."""
         self._cancelled.extend(cancelled)
         self._to_send.set()
+        self._urgent.set()
 
     async def keep(self, beat: Beat) -> None:
         """Listen, send and probe until cancelled. Raises: when the connection is lost or silent; the supervisor starts it again."""
@@ -75,6 +78,7 @@ class Listener:
         while True:
             await self._to_send.wait()
             self._to_send.clear()
+            self._urgent.clear()
             queues, self._queues = self._queues, set()
             cancelled, self._cancelled = self._cancelled, []
             async with lock, asyncio.timeout(PROBE_ANSWER_SECONDS):
@@ -88,7 +92,9 @@ class Listener:
                     )
                 for queue in queues:
                     await connection.execute(SQL["executors.notify"], WAKE, f"{self._me} {queue}")
-            await asyncio.sleep(DEBOUNCE_SECONDS if not self._cancelled else 0)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DEBOUNCE_SECONDS):
+                    await self._urgent.wait()
 
     async def _keep_probing(self, connection: Connection, lock: asyncio.Lock, beat: Beat) -> None:
         while True:

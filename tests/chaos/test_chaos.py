@@ -1,0 +1,58 @@
+"""The short form of each experiment; `make chaos` runs the long ones. A failure prints the seed and what was violated."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import pytest
+
+from tests.chaos import cancels, drip, signals, stopping, streams, two_servers, zombies
+from tests.chaos.conftest import MakePlace
+from tests.chaos.history import Report
+
+SEED = int(os.environ.get("CHAOS_SEED", "20261121"))
+
+
+def confirm(report: Report) -> None:
+    """Show figures and seed, and fail with everything that was violated."""
+    print(f"seed {SEED}: {report.figures}")
+    assert report.violations == []
+
+
+async def test_every_task_ends_once_when_one_of_two_servers_is_killed(make_place: MakePlace) -> None:
+    async with make_place() as place:
+        confirm(await two_servers.run(place, seed=SEED))
+
+
+async def test_executors_that_are_killed_or_sleep_past_their_lease_commit_nothing_stale(
+    make_place: MakePlace,
+) -> None:
+    async with make_place(pace=drip.PACE) as place:
+        confirm(await drip.run(place, seed=SEED))
+
+
+async def test_an_executor_that_wakes_up_after_its_lease_changes_nothing(make_place: MakePlace) -> None:
+    async with make_place(pace=zombies.PACE) as place:
+        confirm(await zombies.run(place))
+
+
+async def test_a_cancel_that_was_acknowledged_stands_and_stops_the_handler(make_place: MakePlace) -> None:
+    async with make_place() as place:
+        confirm(await cancels.run(place, seed=SEED))
+
+
+async def test_signals_are_found_whenever_they_were_sent(make_place: MakePlace) -> None:
+    async with make_place() as place:
+        confirm(await signals.run(place, seed=SEED))
+
+
+async def test_a_cancel_closes_the_connection_to_the_model(make_place: MakePlace) -> None:
+    async with make_place(pace=streams.PACE) as place:
+        confirm(await streams.run(place))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+async def test_nothing_is_left_after_a_kill_a_new_start_and_ctrl_c(make_place: MakePlace) -> None:
+    async with make_place() as place:
+        confirm(await stopping.run(place))
