@@ -29,12 +29,27 @@ function replace({ id, html }) {
   old.replaceWith(fresh);
   const grown = fresh.querySelector("[data-follow]");
   if (grown) grown.scrollTop = followed || !output ? grown.scrollHeight : place;
-  if (focused) document.getElementById(focused.id)?.focus();
+  const again = focused && document.getElementById(focused.id);
+  if (again) (again.matches("details") ? again.querySelector("summary") : again).focus();
+}
+
+// A tab that nobody sees lets its stream go: browsers allow six to one server.
+let source = null;
+let ended = false;
+
+function connect() {
+  source?.close();
+  if (document.hidden || ended) return;
+  source = new EventSource(url);
+  source.addEventListener("fragment", (event) => replace(JSON.parse(event.data)));
+  source.addEventListener("end", () => {
+    ended = true;
+    source.close();
+  });
 }
 
 if (url) {
-  const source = new EventSource(url);
-  source.addEventListener("fragment", (event) => replace(JSON.parse(event.data)));
-  source.addEventListener("end", () => source.close());
-  addEventListener("pagehide", () => source.close());
+  connect();
+  document.addEventListener("visibilitychange", connect);
+  addEventListener("pagehide", () => source?.close());
 }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from datetime import timedelta
 from uuid import UUID
 
 import pytest
@@ -10,6 +11,7 @@ from playwright.async_api import Browser, expect
 
 from server.database import Database
 from services import content, reviews
+from services.task_context import TaskContext
 from tests import desk, engine, web
 from tests.browser import pages
 
@@ -152,6 +154,35 @@ async def test_what_a_person_opened_and_typed_outlives_the_live_changes(
         await expect(page.locator("#task-status")).to_contain_text("running")
         await expect(page.get_by_label("Why")).to_have_value("half a thou")
         await expect(page.get_by_label("Why")).to_be_focused()
+
+
+async def test_the_step_that_the_keyboard_is_on_stays_open_and_focused_while_steps_come(
+    browser: Browser, served: web.Served, database: Database, tenant: UUID
+) -> None:
+    async def two_steps(task: TaskContext, _payload: object) -> None:
+        await task.step("first", _nothing)
+        await task.wait_for("go", timeout=timedelta(minutes=1))
+        await task.step("second", _nothing)
+
+    with engine.task_type("stepwise", two_steps):
+        task = await engine.enqueue(database, tenant, "stepwise")
+        visit = await pages.visit(browser, served, await desk.sign_up(database, tenant))
+        page = visit.page
+        async with engine.running_executor(database):
+            await visit.open(f"/desk/tasks/{task.id}")
+            summary = page.locator("#step-1 summary")
+            await summary.focus()
+            await page.keyboard.press("Enter")
+            await expect(page.locator("#step-1")).to_have_attribute("open", "")
+            await engine.signal(database, task, "go")
+            await expect(page.locator("#task-steps")).to_contain_text("second")
+
+            await expect(page.locator("#step-1")).to_have_attribute("open", "")
+            await expect(summary).to_be_focused()
+
+
+async def _nothing() -> dict[str, int]:
+    return {"done": 1}
 
 
 async def test_without_javascript_every_page_reads_and_decides(
