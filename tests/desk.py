@@ -13,9 +13,9 @@ from selectolax.lexbor import LexborHTMLParser
 
 from routes import keys
 from routes.api import health
+from routes.pages import articles, overview, prompts, search, session
 from routes.pages import content as content_pages
 from routes.pages import documents as document_pages
-from routes.pages import articles, overview, prompts, search, session
 from routes.pages import reviews as review_pages
 from routes.pages import tasks as task_pages
 from routes.public import posts
