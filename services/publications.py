@@ -21,7 +21,9 @@ from sql import SQL, Connection
 
 log = logging.getLogger(__name__)
 
-SEARCH_DEPTH = 1_000  # hits that can be paged through
+SEARCH_DEPTH = (
+    500  # of each language so many of the newest matches are ranked, and as many of those in titles
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,11 +168,11 @@ async def list_tags(db: Connection, tenant_id: UUID, *, limit: int = 50) -> list
 async def search(db: Connection, query: str, *, limit: int = 20, offset: int = 0) -> tuple[list[Hit], int]:
     """Return the posts of the transaction's tenant that match, best first, and how many there are on all pages.
 
-    query: words, "phrases", or, -without; each post is searched in its own language. Offsets end at SEARCH_DEPTH.
+    query: words, "phrases", or, -without; each post is searched in its own language. Of common words the newest and those in
+    titles count: see SEARCH_DEPTH.
     """
-    if offset >= SEARCH_DEPTH:
-        return [], 0
-    rows = await db.fetch(SQL["publications.search"], query[:500], limit, offset)
+    offset = min(offset, 100 * SEARCH_DEPTH)
+    rows = await db.fetch(SQL["publications.search"], query[:500], SEARCH_DEPTH, limit, offset)
     hits = [
         Hit(
             content_id=row["content_id"],

@@ -16,9 +16,9 @@ async def take(db: Connection, tenant_id: UUID, content_id: UUID, slug: str) -> 
 async def take_free(db: Connection, tenant_id: UUID, content_id: UUID, slug: str) -> str:
     """Return *slug*, or *slug* with the first number behind it that makes it this item's own."""
     for number in range(1, 20):
-        candidate = slug if number == 1 else f"{slug}-{number}"
+        candidate = slug if number == 1 else f"{slug[:100].rstrip('-')}-{number}"
         if await take(db, tenant_id, content_id, candidate) == content_id:
             return candidate
-    unique = f"{slug[:100]}-{content_id.hex[-12:]}"
+    unique = f"{slug[:100].rstrip('-')}-{content_id.hex[-12:]}"
     await take(db, tenant_id, content_id, unique)
     return unique

@@ -272,6 +272,8 @@ CREATE TABLE publications (
   UNIQUE (tenant_id, slug)
 );
 CREATE INDEX publications_live ON publications (tenant_id, first_published_at, content_id) WHERE withdrawn_at IS NULL;   -- publications.list
+CREATE INDEX publications_language ON publications (tenant_id, language) WHERE withdrawn_at IS NULL;   -- app.search_publications
+CREATE INDEX publications_titles ON publications USING gin (ts_filter(search, '{a}')) WHERE withdrawn_at IS NULL;   -- app.search_publications
 CREATE INDEX publications_search ON publications USING gin (search) WHERE withdrawn_at IS NULL;        -- app.search_publications
 SELECT app.protect('publications');
 

@@ -84,6 +84,6 @@ ORDER BY count(*) DESC, t.tag
 LIMIT $2;
 
 -- name: search
--- $1 query, $2 how many, $3 how many to leave out
+-- $1 query, $2 how many compete, $3 how many, $4 how many to leave out
 SELECT content_id, slug, title, summary, tags, language, first_published_at, published_at, score, snippet, total
-FROM app.search_publications($1, $2, $3);
+FROM app.search_publications($1, $2, $3, $4);
