@@ -451,7 +451,8 @@ def _told_by_row(task: Task, recorded: set[str]) -> list[Event]:
 
     def event(at: datetime, name: str, actor: str, **detail: Any) -> Event:
         attempt = 0 if name == "created" else task.attempt
-        fence = 0 if name == "created" else task.fence
+        # Whatever takes a task from its run raises the fence by one, and leaves no executor behind.
+        fence = 0 if name == "created" else task.fence - (task.executor_id is None)
         return Event(
             at=at,
             event=name,
