@@ -27,6 +27,7 @@ MODEL = "all-MiniLM-L6-v2"
 DIMENSIONS = 384
 MAX_PIECES = 256  # what the model reads; the rest of a text would be lost
 MARKS = 2  # the start and end marks around the pieces of every text
+NO_MODEL = "no-embedding-model"  # the slug of the error when the optional packages are missing
 AT_A_TIME = 8  # texts per trip to the thread: about half a second, then a cancel can act
 
 
@@ -72,7 +73,8 @@ class _Session:
             self._numpy: Any = importlib.import_module("numpy")
         except ImportError as exc:
             raise Unavailable(
-                f"embeddings need the optional package {exc.name!r}: install requirements-embedded.txt"
+                f"embeddings need the optional package {exc.name!r}: install requirements-embedded.txt",
+                slug=NO_MODEL,
             ) from exc
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads

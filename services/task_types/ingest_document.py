@@ -43,6 +43,8 @@ async def run(task: TaskContext, payload: Payload) -> dict[str, Any]:
         chunks = await _read(task, payload.document_id)
         computed = await _embed(task, chunks)
     except (Invalid, Unavailable, Permanent) as exc:
+        if isinstance(exc, Unavailable) and exc.slug != embeddings.NO_MODEL:
+            raise  # the database, say: another run may find it again
         reason = str(exc)
 
         async def fail(db: Connection) -> None:

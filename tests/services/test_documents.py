@@ -11,6 +11,7 @@ import pytest
 from server.database import Database
 from services import collections, documents, tasks
 from services.documents import NewDocument
+from services.embeddings import NO_MODEL
 from services.errors import Conflict, Invalid, NotFound, StaleAttempt, TooLarge, Unavailable
 from services.task_types import Permanent, ingest_document
 from tests import knowledge
@@ -248,7 +249,7 @@ async def test_a_missing_model_fails_the_document_with_the_reason(
 ) -> None:
     class Missing(RememberingEmbedder):
         async def embed(self, texts: Any) -> list[list[float]]:
-            raise Unavailable("embeddings need the optional package 'onnxruntime'")
+            raise Unavailable("embeddings need the optional package 'onnxruntime'", slug=NO_MODEL)
 
     document, _ = await create(database, tenant, new())
     with pytest.raises(Permanent):
@@ -256,6 +257,24 @@ async def test_a_missing_model_fails_the_document_with_the_reason(
 
     async with database.tenant(tenant, ACTOR) as db:
         assert "onnxruntime" in str((await documents.get(db, tenant, document.id)).error)
+
+
+async def test_what_is_away_for_a_moment_does_not_fail_the_document(
+    database: Database, admin: Admin, tenant: UUID
+) -> None:
+    class Away(RememberingEmbedder):
+        async def embed(self, texts: Any) -> list[list[float]]:
+            raise Unavailable("the database is not answering")
+
+    document, _ = await create(database, tenant, new())
+    context = await knowledge.start_ingest(database, admin, tenant, document, embedder=Away())
+
+    with pytest.raises(Unavailable):
+        await ingest_document.run(context, ingest_document.Payload(document_id=document.id))
+    await context.close()
+
+    async with database.tenant(tenant, ACTOR) as db:
+        assert (await documents.get(db, tenant, document.id)).state == "pending"
 
 
 async def test_a_document_whose_task_was_cancelled_has_failed_and_can_be_sent_again(
