@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from urllib.parse import unquote
 
 import asyncpg
 import pytest
@@ -277,6 +278,10 @@ async def test_a_path_too_long_for_a_socket_is_served_all_the_same(tmp_path: Pat
 async def test_any_name_will_do_for_the_folder(tmp_path: Path, name: str) -> None:
     async with embedded.postgres(tmp_path / name, durable=False) as running:
         assert await ask(running.admin_dsn, "SELECT 1") == 1
+        folder = Path(unquote(running.admin_dsn.split("host=")[1].split("&")[0]))
+
+    if not folder.is_relative_to(tmp_path):
+        folder.rmdir()
 
 
 @needs_root
