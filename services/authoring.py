@@ -185,7 +185,7 @@ class Author:
             self.cites = self.cites or grounding.names_sources(raw)
             way = "written" if grounding.names_sources(raw) else "retold"
             prose = grounding.read_prose(raw, passages, heading=planned.heading, before=before)
-        if prose.supported < ENOUGH:
+        if prose.supported < ENOUGH and not self.cites:
             retold = await self._retell(f"{step}:retell", planned.heading, passages, before=before)
             if retold.supported >= prose.supported:
                 prose, way = retold, "retold"

@@ -197,7 +197,10 @@ def read_json(text: str) -> dict[str, Any]:
     start, end = text.find("{"), text.rfind("}")
     if start < 0 or end < start:
         raise ValueError("no JSON object in the answer")
-    value = json.loads(text[start : end + 1])
+    try:
+        value = json.loads(text[start : end + 1])
+    except RecursionError as exc:
+        raise ValueError("the JSON in the answer is nested too deeply") from exc
     if not isinstance(value, dict):
         raise ValueError("the answer is not a JSON object")
     return value

@@ -23,12 +23,11 @@ _VALUES = {word: value for value, word in enumerate(_UNITS)} | {
 _NUMBER_WORDS = re.compile(
     rf"\b(?:({'|'.join(_TENS)})(?:[- ]({'|'.join(_UNITS[1:10])}))?|({'|'.join(_UNITS[2:])}))\b", re.IGNORECASE
 )
-_MARKER = re.compile(
-    r"\s*\[\s*(?:S(?:ource)?\s*)?\d{1,3}\s*(?:[,;&]\s*(?:S(?:ource)?\s*)?\d{1,3}\s*)*\]", re.IGNORECASE
-)
+_MARKS = r"(?:\s*\[\s*(?:S(?:ource)?\s*)?\d{1,3}(?:\s*[,;&]\s*(?:S(?:ource)?\s*)?\d{1,3})*\s*\])"
+_MARKER = re.compile(_MARKS, re.IGNORECASE)
 _LEADING_MARKER = re.compile(r"^(?:\s*\[\s*S?\s*\d[^\]]*\][.\s]*)+", re.IGNORECASE)
 _DIGITS = re.compile(r"\d{1,3}")
-_END = re.compile(r"[.!?…]+[\"'”’)\]]*(?=\s|$)")
+_END = re.compile(rf"[.!?…]+[\"'”’)\]]*(?:{_MARKS}+[.]?)?(?=\s|$)", re.IGNORECASE)
 # A full stop behind these ends no sentence; behind the second kind it does not when a figure follows.
 _ABBREVIATION = re.compile(r"(?:^|[\s(\"“])(?:e\.g|i\.e|cf|vs|[Dd]r|Mr|Mrs|Ms|Prof|St|[A-Z])\.$")
 _NUMBERED = re.compile(r"(?:^|[\s(])(?:[Nn]os?|[Ff]ig|[Vv]ol|ca|approx|pp?)\.$")
