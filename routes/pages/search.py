@@ -23,9 +23,10 @@ async def show(request: web.Request) -> web.Response:
     mode = cast("search.Mode", frame.choice(request, "mode", search.WEIGHTS) or "hybrid")
     collection = request.query.get("collection") or None
     started = time.monotonic()
-    embedding = None
-    if query and mode != "keyword":
-        embedding = (await request.app[keys.EMBEDDER].embed([query[: search.MAX_QUERY]]))[0]
+    embedding, degraded = None, None
+    if query:
+        asked = query[: search.MAX_QUERY]
+        embedding, degraded = await search.vector_of(request.app[keys.EMBEDDER], asked, mode)
     hits: list[search.Hit] = []
     faults: list[str] = []
     async with frame.open_desk(request) as desk:
@@ -49,5 +50,6 @@ async def show(request: web.Request) -> web.Response:
         collections=[shelf.name for shelf in shelves],
         hits=hits,
         faults_found=faults,
+        degraded=degraded,
         took=time.monotonic() - started,
     )
