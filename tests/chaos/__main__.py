@@ -19,7 +19,7 @@ import time
 from pathlib import Path
 
 from server import embedded, migrations
-from tests.chaos import cancels, drip, signals, stopping, streams, two_servers, zombies
+from tests.chaos import cancels, drafts, drip, signals, stopping, streams, two_servers, zombies
 from tests.chaos.history import Report
 from tests.chaos.processes import Nursery, Pace, place
 
@@ -30,6 +30,7 @@ EXPERIMENTS = {
     "cancels": (cancels.run, Pace()),
     "signals": (signals.run, Pace()),
     "streams": (streams.run, streams.PACE),
+    "drafts": (drafts.run, Pace()),
     "stopping": (stopping.run, Pace()),
 }
 

@@ -5,6 +5,7 @@ Reads one JSON object a line, `{"how", "env", "log", "self_fence", "arguments"}`
     engine    executor and loops only, without HTTP
     command   any other command of main.py, such as `key create`
     program   `python main.py …` itself, from its first import on: a fresh program, no fork of this one
+    module    `python -m …`, likewise
 
 Children die with their parent, and the parent ends when its standard input does: an experiment that is killed leaves nothing.
 """
@@ -78,6 +79,8 @@ def become(order: dict[str, Any]) -> int:
     """Run what was ordered to its end and return its exit code."""
     if order["how"] == "program":
         os.execv(sys.executable, [sys.executable, "main.py", *order["arguments"]])
+    if order["how"] == "module":
+        os.execv(sys.executable, [sys.executable, "-m", *order["arguments"]])
     types.register()
     if not order.get("self_fence", True):
         sleepwalk()

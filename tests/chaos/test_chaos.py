@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.chaos import cancels, drip, signals, stopping, streams, two_servers, zombies
+from tests.chaos import cancels, drafts, drip, signals, stopping, streams, two_servers, zombies
 from tests.chaos.conftest import MakePlace
 from tests.chaos.history import Report
 
@@ -50,6 +50,13 @@ async def test_signals_are_found_whenever_they_were_sent(make_place: MakePlace) 
 async def test_a_cancel_closes_the_connection_to_the_model(make_place: MakePlace) -> None:
     async with make_place(pace=streams.PACE) as place:
         confirm(await streams.run(place))
+
+
+async def test_no_answer_is_bought_twice_when_the_server_is_killed_in_the_middle_of_one(
+    make_place: MakePlace,
+) -> None:
+    async with make_place() as place:
+        confirm(await drafts.run(place, seed=SEED))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
