@@ -1,0 +1,88 @@
+"""Whatever bytes arrive, the reader returns what they say or refuses them; it never fails (PROMISES S-IN 20)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+from typing import Any
+from uuid import UUID
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from routes.api import cursors, reading
+from services.errors import GalleyError, Malformed
+from services.idempotency import parse_key
+
+storable = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
+numbers = st.integers(-(2**63), 2**63 - 1) | st.floats(allow_nan=False, allow_infinity=False)
+values = st.recursive(
+    st.none() | st.booleans() | numbers | storable,
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(storable, inner, max_size=4),
+    max_leaves=20,
+)
+pieces = st.sampled_from(
+    [
+        b"{", b"}", b"[", b"]", b":", b",", b'"', b"\\", b"\\u0000", b"\\ud800", b"\\udc00", b"1", b"9" * 20, b"9" * 4301, b"e999", b"-", b".5",
+        b"NaN", b"Infinity", b"true", b"null", b"\x00", b"\xff", b"\xef\xbb\xbf", b" ", b'"a"', b'"a":', b"[" * 40, b"]" * 40,
+    ]
+)  # fmt: skip
+
+
+@given(values)
+def test_what_is_json_is_read_as_it_was_meant(value: Any) -> None:
+    for text in (json.dumps(value), json.dumps(value, ensure_ascii=False)):
+        assert reading.parse_json(text.encode()) == value
+
+
+@given(st.binary(max_size=60) | st.lists(pieces, max_size=12).map(b"".join))
+def test_anything_else_is_refused_and_what_is_read_can_be_stored(raw: bytes) -> None:
+    with contextlib.suppress(GalleyError):
+        stored = orjson.dumps(reading.parse_json(raw))
+        assert orjson.loads(stored) == reading.parse_json(raw)
+
+
+@given(st.integers(0, 100), st.sampled_from(["[", '{"a":']))
+def test_depth_is_counted_exactly(depth: int, bracket: str) -> None:
+    close = "]" if bracket == "[" else "}"
+    raw = (bracket * depth + '"[[[["' + close * depth).encode()
+
+    if depth <= reading.MAX_DEPTH:
+        reading.parse_json(raw)
+    else:
+        with pytest.raises(Malformed):
+            reading.parse_json(raw)
+
+
+@given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("latin-1")))
+def test_a_made_up_cursor_is_refused(text: str) -> None:
+    with pytest.raises(Malformed):
+        cursors.decode(b"k" * 32, UUID(int=1), "tasks.list", text)
+
+
+@given(st.lists(storable | st.integers(-(2**53), 2**53), max_size=4))
+def test_a_cursor_gives_back_what_was_put_in(parts: list[Any]) -> None:
+    cursor = cursors.encode(b"k" * 32, UUID(int=1), "tasks.list", tuple(parts))
+
+    assert cursors.decode(b"k" * 32, UUID(int=1), "tasks.list", cursor) == parts
+    assert cursor.isascii()
+    assert "=" not in cursor
+
+
+@given(st.text(max_size=300))
+def test_a_key_is_printable_ascii_or_refused(header: str) -> None:
+    with contextlib.suppress(Malformed):
+        key = parse_key(header)
+        assert 1 <= len(key) <= 255
+        assert all(" " <= character <= "~" for character in key)
+
+
+@given(st.floats(allow_nan=False))
+def test_numbers_stay_finite(number: float) -> None:
+    raw = repr(number).replace("inf", "1e999").encode()
+
+    with contextlib.suppress(Malformed):
+        assert math.isfinite(reading.parse_json(raw))
