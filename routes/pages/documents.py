@@ -87,7 +87,7 @@ async def show(request: web.Request) -> web.Response:
     return desk.page("documents/document.html", **values, cited_by=cited_by)
 
 
-@routes.get("/desk/documents/{document_id}/live", name="desk.document_live")
+@routes.get("/desk/documents/{document_id}/live", name="desk.document_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """Its state and passages, until it is indexed or has failed."""
     templates = request.app[keys.TEMPLATES]

@@ -36,8 +36,6 @@ async def stream(
         headers={"Content-Type": "text/event-stream", "Cache-Control": "no-store", "X-Accel-Buffering": "no"}
     )
     await response.prepare(request)
-    if request.method == "HEAD":
-        return response  # aiohttp would send what is written after the head
     sent: dict[str, str] = {}
     started = spoke = time.monotonic()
     try:

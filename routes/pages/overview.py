@@ -29,7 +29,7 @@ async def show(request: web.Request) -> web.Response:
     return desk.page("overview/overview.html", **values)
 
 
-@routes.get("/desk/live", name="desk.live")
+@routes.get("/desk/live", name="desk.live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """The same numbers, again and again."""
     templates = request.app[keys.TEMPLATES]

@@ -67,7 +67,7 @@ async def show(request: web.Request) -> web.Response:
     return desk.page("tasks/task.html", **values)
 
 
-@routes.get("/desk/tasks/{task_id}/live", name="desk.task_live")
+@routes.get("/desk/tasks/{task_id}/live", name="desk.task_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """The parts of the page that change, until the task has ended."""
     principal, task_id = keys.principal(request), frame.part(request, "task_id")
