@@ -24,7 +24,8 @@ _SLUG = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Za-z0-9]{2,8})*")
 _NOT_IN_SLUG = re.compile(r"[^a-z0-9]+")
 _NOT_IN_TAG = re.compile(r"[^\w.+#]+")
-_NOT_PRINTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")  # PostgreSQL cannot store NUL and half pairs
+# Control characters, and halves of surrogate pairs: PostgreSQL stores neither NUL nor those.
+_NOT_PRINTED = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
