@@ -18,6 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
+import asyncpg
+from aiohttp import ClientError
+
 from server import embedded, migrations
 from tests.chaos import cancels, drafts, drip, signals, stopping, streams, two_servers, zombies
 from tests.chaos.history import Report
@@ -49,7 +52,7 @@ async def experiment(name: str, folder: Path, nursery: Nursery, *, seed: int, lo
             pace=pace,
         ) as made:
             return await run(made, seed=seed, long=long)
-    except (AssertionError, TimeoutError) as exc:
+    except (AssertionError, TimeoutError, OSError, ClientError, asyncpg.PostgresError) as exc:
         return Report(violations=[f"{type(exc).__name__}: {exc}"])
     finally:
         await asyncio.to_thread(embedded.stop_postgres, running)

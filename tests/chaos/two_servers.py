@@ -27,9 +27,8 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
     for turn in range(10 if long else 1):
         await _once(place, servers, key, random.Random(seed + turn))
         report.violations += await check(place)
-        victim = turn % 2
         if long:
-            servers[victim] = await place.start("ab"[victim], "program", env={"EXECUTOR_SLOTS": "20"})
+            servers[0] = await place.start(servers[0].name, "program", env={"EXECUTOR_SLOTS": "20"})
         servers.reverse()
     async with place.admin() as admin:
         report.figures = await _figures(place, admin)
