@@ -28,6 +28,11 @@ _BLOCK_NAMES = (
     "hgroup html li main menu ol p pre section summary table tbody td tfoot th thead tr ul"
 )
 _BLOCKS = frozenset(_BLOCK_NAMES.split())
+# Elements that HTML closes by itself, or that hold nothing.
+_SELF_CLOSING_NAMES = "p li dt dd td th tr tbody thead tfoot colgroup col option optgroup br hr img input meta link wbr area base embed param source track"
+_SELF_CLOSING = frozenset(_SELF_CLOSING_NAMES.split())
+_TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)")
+MAX_NESTING = 2000  # elements; the parser's time grows with the square of it: 100,000 take a minute
 _BETWEEN = "\n\n"  # stands between the blocks of a page
 _FRONT_MATTER = re.compile(r"\A---\n.*?\n---\n", re.DOTALL)
 _PARAGRAPH = re.compile(r"\S(?:.|\n(?!\s*\n))*")
@@ -70,6 +75,7 @@ def parse(source: str, mime: str) -> Parsed:
         raise Invalid(f"format {mime!r} is not supported; use one of {', '.join(FORMATS)}")
     text = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
     if mime == "text/html":
+        _require_flat(text)
         text, blocks = _html(text)
     elif mime == "text/markdown":
         blocks = list(_markdown(text))
@@ -147,6 +153,15 @@ def _markdown(text: str) -> Iterator[Block]:
             place = place.below(HEADINGS[token.tag], title)
         elif block := place.block(text, starts[token.map[0]], starts[token.map[1]]):
             yield block
+
+
+def _require_flat(source: str) -> None:
+    depth = 0
+    for closing, name in _TAG.findall(source):
+        if name.lower() not in _SELF_CLOSING:
+            depth = max(0, depth - 1) if closing else depth + 1
+            if depth > MAX_NESTING:
+                raise Invalid(f"the HTML is nested deeper than {MAX_NESTING} elements")
 
 
 def _html(source: str) -> tuple[str, list[Block]]:

@@ -21,7 +21,8 @@ from services.task_types import Permanent, Retryable, TaskType
 from sql import Connection
 
 BATCH = 16  # chunks between two reports of progress, about a second
-SWAP_SECONDS = 15.0  # the longest document takes 2, and on a machine under heavy load 5
+MAX_CHUNKS = 1000  # prose of the greatest length gives 400
+SWAP_SECONDS = 15.0  # prose of the greatest length takes 2, and on a machine under heavy load 5
 
 
 class Payload(BaseModel):
@@ -57,13 +58,18 @@ async def run(task: TaskContext, payload: Payload) -> dict[str, Any]:
 
 
 async def _read(task: TaskContext, document_id: UUID) -> list[Chunk]:
-    """Return the document's chunks. Raises: Invalid when it has no text, Permanent when it is gone."""
+    """Return the document's chunks. Raises: Invalid when it has no text or too much, Permanent when it is gone."""
     async with task.database.tenant(task.tenant_id, task.actor) as db:
         source = await documents.find_source(db, task.tenant_id, document_id)
     if source is None:
         raise Permanent("the document has been deleted")
     await task.progress(0.02, "reading")
-    return await asyncio.to_thread(_cut, source)
+    chunks = await asyncio.to_thread(_cut, source)
+    if len(chunks) > MAX_CHUNKS:
+        raise Invalid(
+            f"the document falls into {len(chunks)} chunks, more than {MAX_CHUNKS}: hand it in as several"
+        )
+    return chunks
 
 
 def _cut(source: documents.Source) -> list[Chunk]:

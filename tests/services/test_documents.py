@@ -244,6 +244,16 @@ async def test_a_document_without_text_fails_with_the_reason(
         assert [one.id for one in await documents.list_documents(db, tenant, state="failed")] == [document.id]
 
 
+async def test_a_document_of_too_many_chunks_fails_with_the_reason(
+    database: Database, admin: Admin, tenant: UUID
+) -> None:
+    headings = "\n\n".join(f"# Part {n}\n\nText." for n in range(1001))
+    document, _ = await create(database, tenant, new(text=headings))
+
+    with pytest.raises(Permanent, match="1001 chunks"):
+        await knowledge.run_ingest(database, admin, tenant, document)
+
+
 async def test_a_missing_model_fails_the_document_with_the_reason(
     database: Database, admin: Admin, tenant: UUID
 ) -> None:
