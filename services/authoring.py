@@ -304,10 +304,14 @@ class Author:
     def _instructions(self) -> dict[str, str]:
         return {"instructions": self.job.instructions} if self.job.instructions.strip() else {}
 
-    async def _ask(
+    async def _ask(self, step: str, name: str, values: dict[str, Any]) -> str:
+        """Put prompt *name* to the model, as step *step*. Returns the answer's text."""
+        return str((await self._put(step, name, values))["text"])
+
+    async def _put(
         self, step: str, name: str, values: dict[str, Any], *, also: Sequence[dict[str, str]] = ()
-    ) -> str:
-        """Put prompt *name* to the model, as step *step*, with the messages *also* behind it. Returns the answer's text."""
+    ) -> dict[str, Any]:
+        """Put prompt *name* to the model, with the messages *also* behind it. Returns `{text, cut, llm_call_id}`."""
 
         async def complete() -> dict[str, Any]:
             async with self.task.database.tenant(self.task.tenant_id, self.task.actor) as db:
@@ -323,33 +327,30 @@ class Author:
                 temperature=settings.get("temperature", 0.3),
                 seed=settings.get("seed"),
             )
-            return {
-                "text": answer.text,
-                "llm_call_id": str(answer.llm_call_id),
-                "tokens": answer.output_tokens,
-            }
+            return {"text": answer.text, "cut": answer.cut, "llm_call_id": str(answer.llm_call_id)}
 
-        kept = await self.task.step(step, complete)
-        return str(kept["text"])
+        return await self.task.step(step, complete)  # type: ignore[no-any-return]
 
     async def _ask_json(
         self, step: str, name: str, values: dict[str, Any]
     ) -> tuple[dict[str, Any] | None, str]:
-        """Like `_ask`, for an answer in JSON. One that is not gets one chance to be put right, a step of its own.
-        Returns the answer, or None and what was wrong with it.
+        """Like `_ask`, for an answer in JSON. One that is not gets one chance to be put right, a step of its own; one that was
+        cut short does not: it would be again. Returns the answer, or None and what was wrong with it.
         """
-        text = await self._ask(step, name, values)
+        first = await self._put(step, name, values)
         try:
-            return llm.read_json(text), ""
+            return llm.read_json(first["text"]), ""
         except ValueError as exc:
             problem = str(exc)
+        if first["cut"]:
+            return None, "the answer was cut before it was complete"
         plea = f"That was not what was asked for: {problem}. Answer once more, with one complete JSON object and nothing else."
-        also = [{"role": "assistant", "content": text[:4000]}, {"role": "user", "content": plea}]
-        text = await self._ask(f"{step}:repair", name, values, also=also)
+        also = [{"role": "assistant", "content": first["text"][:4000]}, {"role": "user", "content": plea}]
+        second = await self._put(f"{step}:repair", name, values, also=also)
         try:
-            return llm.read_json(text), ""
-        except ValueError as exc:
-            return None, f"the answer was not JSON, twice ({exc})"
+            return llm.read_json(second["text"]), ""
+        except ValueError:
+            return None, "the answer was not JSON, twice"
 
 
 def _messages(version: prompts.PromptVersion, values: dict[str, Any]) -> list[dict[str, str]]:

@@ -32,9 +32,10 @@ BOOKING_SECONDS = 2.0  # how long a cancelled run may still take to write down w
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Completion:
-    """An answer that is booked."""
+    """An answer that is booked. `cut` means that it stops before its end."""
 
     text: str
+    cut: bool
     model: str
     input_tokens: int | None
     output_tokens: int | None
@@ -116,6 +117,7 @@ class TaskModel:
         await _insist(self._settle(reserved, answer))
         return Completion(
             text=answer.text,
+            cut=answer.remark is not None,
             model=answer.model,
             input_tokens=answer.input_tokens,
             output_tokens=answer.output_tokens,
@@ -135,6 +137,7 @@ class TaskModel:
             if row is not None:
                 return Completion(
                     text=row["output"],
+                    cut=row["error"] is not None,
                     model=row["model"],
                     input_tokens=row["input_tokens"],
                     output_tokens=row["output_tokens"],

@@ -117,6 +117,11 @@ def _from_sources(passages: Sequence[Passage]) -> list[Planned]:
     return [Planned(heading=heading, lead=passage.number) for heading, passage in in_order]
 
 
+def contents(headings: Iterable[str]) -> str:
+    """Return a summary that names the sections: what there is to say without a model."""
+    return "; ".join(heading for heading in headings if heading) + "."
+
+
 def own_heading(passage: Passage) -> str:
     """Return the last heading above a passage; '' where that is only the document's title."""
     heading = passage.heading.rpartition("›")[2].strip()

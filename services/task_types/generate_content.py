@@ -16,7 +16,7 @@ from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from services import articles, authoring, checks, content, critiques, judgement, reviews
+from services import articles, authoring, checks, content, critiques, judgement, outlines, reviews
 from services.articles import Article
 from services.authoring import Author, Drafted, Job, Pool
 from services.grounding import Passage
@@ -108,7 +108,7 @@ async def _first_draft(author: Author) -> Start:
         raise Permanent("the sources hold no sentence that could be quoted: nothing can be written from them")
     article = Article(
         title=outline.title,
-        summary=outline.summary or "; ".join(each.section.heading for each in written) + ".",
+        summary=outline.summary or outlines.contents(each.section.heading for each in written),
         tags=outline.tags,
         sections=tuple(each.section for each in written),
     )
@@ -148,8 +148,10 @@ async def _next_draft(author: Author, signal: Signal) -> Start:
         wanted = [points[at][1] for at in ats]
         found = [passage for at in ats for passage in about[at]]
         article = await _rewrite(author, article, index, wanted, found)
+    if old.summary == outlines.contents(each.heading for each in old.sections):
+        article = replace(article, summary=outlines.contents(each.heading for each in article.sections))
     changed = [each.heading or "the beginning" for each in article.sections if each not in old.sections]
-    did = f"rewrote {', '.join(changed)}" if changed else "no section could be changed"
+    did = f"wrote anew: {', '.join(changed)}" if changed else "no section could be changed"
     return Start(
         article=article, notes=(), note=f"after version {basis['number']}: {did}"[:2000], content_id=UUID(basis["content_id"]), old=old,
         points=points,

@@ -18,7 +18,7 @@ WHERE tenant_id = $1 AND task_id = $2 AND fence < $3 AND state = 'reserved';
 
 -- name: find_settled
 -- $1 tenant, $2 task, $3 step, $4 request hash. The answer to exactly this question, if it was bought before.
-SELECT id, model, output, input_tokens, output_tokens, latency_ms
+SELECT id, model, output, input_tokens, output_tokens, latency_ms, error
 FROM llm_calls
 WHERE tenant_id = $1 AND task_id = $2 AND step = $3 AND request_hash = $4 AND state = 'settled'
 ORDER BY started_at
