@@ -120,6 +120,6 @@ class Unavailable(GalleyError):
 
 
 class StaleAttempt(GalleyError):
-    """This run no longer owns its task: it was cancelled, timed out or taken over. Its writes are refused."""
+    """The run no longer owns its task: it was cancelled, timed out or taken over. Its writes are refused."""
 
     slug, title = "stale-attempt", "This run no longer owns the task"
