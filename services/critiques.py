@@ -181,12 +181,17 @@ def _pairs(value: object, first: str, second: str) -> list[tuple[Any, str]]:
     """Return the two named fields of each entry of a list; entries that do not have them are left out."""
     entries = [entry for entry in value if isinstance(entry, dict)] if isinstance(value, list) else []
     return [
-        (entry[first], entry[second].strip()[:300])
+        (_bare(entry[first]), _bare(entry[second])[:300])
         for entry in entries
         if isinstance(entry.get(first), int | str)
         and isinstance(entry.get(second), str)
         and entry[second].strip()
     ]
+
+
+def _bare(value: Any) -> Any:
+    """Text without the quotation marks that models put round what they quote; anything else as it is."""
+    return value.strip().strip("\"'“”‘’").strip() if isinstance(value, str) else value
 
 
 def _flat(text: object) -> str:

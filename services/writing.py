@@ -39,7 +39,8 @@ _NEGATION = re.compile(
 )
 _LEANING = re.compile(
     r"(?:it|its|they|their|them|he|she|his|her|this|these|that|those|such|both|another|then|also|but|and|so|or|yet|however|instead"
-    r"|therefore|thus|otherwise|by then|the (?:former|latter|other|second|third|same)|in this|for this|from there|here|there)\b",
+    r"|therefore|thus|otherwise|the (?:former|latter|other|second|third|same)|here|there"
+    r"|(?:at|in|for|with|by|of|on|from|to|after|before|until) (?:this|these|that|those|them|it|then))\b",
     re.IGNORECASE,
 )
 _COMMON = """a about after again all also am an and any are as at be because been before being between both but by can cannot could did do
