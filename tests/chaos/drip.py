@@ -20,8 +20,9 @@ from tests.chaos import types
 from tests.chaos.history import Report
 from tests.chaos.processes import Child, Pace, Place
 
-PACE = Pace(lease=1.0, heartbeat=0.3, rescue=0.25, poll=0.2, grace=0.5)
+PACE = Pace(lease=1.5, heartbeat=0.4, rescue=0.25, poll=0.2, grace=0.5)
 BATCH_SECONDS = 0.05
+SHORT_QUEUE = 300  # on a machine that cannot keep up the drip waits
 LIVENESS_SECONDS = 30.0
 SLEEPWALKER = "-sleepwalker"
 
@@ -75,6 +76,13 @@ async def _drip(
         place.history.add("accepted", tasks=[task.id for task in made])
         due += BATCH_SECONDS
         await asyncio.sleep(max(0, due - time.monotonic()))
+        while await _queue_length(database, tenant) > SHORT_QUEUE:
+            await asyncio.sleep(BATCH_SECONDS)
+
+
+async def _queue_length(database: Database, tenant: UUID) -> int:
+    async with database.tenant(tenant, "chaos") as db:
+        return (await tasks.count_live(db, tenant)).get("queued", 0)
 
 
 async def _break(place: Place, executors: list[Child], faults: list[str], dice: random.Random) -> None:
@@ -94,7 +102,7 @@ async def _break(place: Place, executors: list[Child], faults: list[str], dice: 
             victim.send(signal.SIGKILL)
             executors[place_of] = await _start(place, place_of)
         else:
-            nap = _sleep(victim, dice.uniform(1.2, 2.0))
+            nap = _sleep(victim, dice.uniform(1.7, 2.5))
             sleeping.append(asyncio.create_task(nap, name=str(victim.pid)))
     await asyncio.gather(*sleeping)
 
