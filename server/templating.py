@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from aiohttp import web
+from aiohttp import ETag, web
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
 from markupsafe import Markup, escape
@@ -62,7 +62,8 @@ class Assets:
         response = web.Response(
             body=body, headers={"Content-Type": kind, "Cache-Control": FOREVER if current else "no-cache"}
         )
-        response.etag = digest
+        response.headers["Vary"] = "Accept-Encoding"
+        response.etag = ETag(digest, is_weak=True)  # the same bytes may travel compressed
         if kind.startswith("text/") or kind.endswith(("javascript", "svg+xml")):
             response.enable_compression()
         return response

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
 
-from aiohttp import web
+from aiohttp import ETag, web
 
 from routes import keys
 from services import access
@@ -47,7 +47,8 @@ class Site:
             else web.Response(status=304)
         )
         response.headers["Cache-Control"] = "public, no-cache"
-        response.etag = tag
+        response.headers["Vary"] = "Accept-Encoding"
+        response.etag = ETag(tag, is_weak=True)  # the same text may travel compressed
         if fresh:
             response.enable_compression()
         return response
