@@ -20,7 +20,7 @@ from tests.chaos.history import Report
 from tests.chaos.processes import Child, Place
 
 TENANT = "chaos"
-PIECE_SECONDS = 0.03
+SLOW_SECONDS = 0.06  # a piece, while the kill is awaited; none otherwise
 REVIEW_SECONDS = 90.0
 GUIDE = """# Keeping bees in a small garden
 
@@ -58,9 +58,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
     """Strike once in a draft; *long* strikes at eight moments, each in an article of its own."""
     report = Report()
     dice = random.Random(seed)
-    model = await place.spawn(
-        "model", "module", ["tests.llm_server", "--port", "0", "--delay", str(PIECE_SECONDS)]
-    )
+    model = await place.spawn("model", "module", ["tests.llm_server", "--port", "0"])
     env = {
         "OPENAI_BASE_URL": await model.says("http://"),
         "OPENAI_MODEL": "scripted-model",
@@ -76,7 +74,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
         ["outline", "draft_section", "critique", "draft_section"] * 2 if long else []
     )
     for kind in kinds:
-        moment = Moment(kind=kind, nth=2 if kind == "draft_section" else 1, pieces=dice.randint(2, 6))
+        moment = Moment(kind=kind, nth=2 if kind == "draft_section" else 1, pieces=dice.randint(2, 3))
         server = await _strike_once(place, report, server, env=env, key=key, moment=moment)
     model_url = env["OPENAI_BASE_URL"].removesuffix("/v1")
     async with ClientSession(model_url) as asked, place.client(server.url, key) as client:
@@ -92,10 +90,12 @@ async def _strike_once(
     model = env["OPENAI_BASE_URL"].removesuffix("/v1")
     async with ClientSession(model) as asked, place.client(server.url, key) as client:
         before = (await _log(asked))["count"]
+        await _call(asked, "POST", "/script", 200, {"delay": SLOW_SECONDS})
         task_id = (await _call(client, "POST", "/api/v1/tasks", 201, WISH))["id"]
         await _until_mid_answer(asked, before, moment)
         server.send(signal.SIGKILL)
         await server.ended()
+        await _call(asked, "POST", "/script", 200, {"delay": 0})
         server = await place.start("server", "program", env=env)
         async with place.client(server.url, key) as again:
             await _reach(again, task_id, "waiting")
@@ -170,6 +170,7 @@ async def _cancel_mid_draft(
 ) -> None:
     """A cancel while the model writes: it hears within a second that nobody listens, and no version appears."""
     before = (await _log(asked))["count"]
+    await _call(asked, "POST", "/script", 200, {"delay": SLOW_SECONDS})
     task_id = (await _call(client, "POST", "/api/v1/tasks", 201, WISH))["id"]
     await _until_mid_answer(asked, before, Moment(kind="draft_section", nth=1, pieces=2))
     cancelled_at = time.time()

@@ -48,8 +48,8 @@ async def run(place: Place, *, seed: int = 0, long: bool = False) -> Report:
     """Try each case, ten times where *long*."""
     report = Report()
     key = await place.key()
-    async with ScriptedModel() as model:
-        model.set(fault="endless", delay=PIECE_SECONDS)
+    async with ScriptedModel(answer=lambda *_: " ".join(f"word-{n}" for n in range(4000))) as model:
+        model.set(delay=PIECE_SECONDS)
         for listen in (True, False):
             env = {"LISTEN": str(listen), "OPENAI_BASE_URL": model.base_url, "OPENAI_MODEL": model.model}
             # Only "a" has a model and runs tasks; "b" is the replica that a client happens to reach.
