@@ -3,7 +3,7 @@
     python -m tests.mutants                  all
     python -m tests.mutants runs_ reviews_   those whose names begin so
 
-A patch names its tests in its first lines, `# test: tests/…::test_…`, one a line. First all named tests must be green without any
+A patch names its tests in its first lines, `# test: tests/…::test_…`, with spaces or lines between them. First all named tests must be green without any
 patch; a patch that no longer applies, or that its tests do not notice, is a failure.
 """
 
@@ -30,7 +30,7 @@ NOT_COPIED = {".git", ".venv", "data"}  # at the top; and caches anywhere
 CACHES = shutil.ignore_patterns("__pycache__", ".*_cache")
 TEST_SECONDS = 300
 SAW_NO_TEST = (4, 5)  # pytest: usage error, nothing collected
-_TEST = re.compile(r"^# test: (?P<test>\S+)$", re.MULTILINE)
+_TESTS = re.compile(r"^# test: (?P<tests>.+)$", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ def read(prefixes: list[str]) -> list[Mutant]:
     for path in sorted(FOLDER.glob("*.patch")):
         if prefixes and not path.stem.startswith(tuple(prefixes)):
             continue
-        tests = tuple(_TEST.findall(path.read_text(encoding="utf-8")))
+        tests = tuple(" ".join(_TESTS.findall(path.read_text(encoding="utf-8"))).split())
         if not tests:
             sys.exit(f"{path.name} names no test: its first line must be `# test: <node id>`")
         found.append(Mutant(path, tests))
