@@ -78,7 +78,12 @@ def copied() -> Iterator[Path]:
 def run_tests(folder: Path, tests: list[str], dsn: str) -> subprocess.CompletedProcess[str]:
     """Run *tests* in *folder* with this interpreter, against the PostgreSQL that all runs share."""
     return subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", *tests],
+        [
+            sys.executable,
+            *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            f"--basetemp={folder.parent / 'pytest'}",
+            *tests,
+        ],
         cwd=folder,
         env={**os.environ, "TEST_DATABASE_URL": dsn, "PYTHONDONTWRITEBYTECODE": "1"},
         capture_output=True,
