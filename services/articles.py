@@ -7,7 +7,7 @@ which a reader meets them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, Self
 
@@ -51,6 +51,11 @@ class Section:
         return [sentence for sentence in plain if sentence]
 
     @property
+    def said(self) -> list[str]:
+        """What need not be said again: its sentences, and the quotes they rest on."""
+        return [*self.sentences, *(citation.quote for citation in self.citations)]
+
+    @property
     def chunk_ids(self) -> list[str]:
         """The passages it cites, each once, in the order of the citations."""
         return list(dict.fromkeys(str(each.chunk_id) for each in self.citations if each.chunk_id is not None))
@@ -82,9 +87,9 @@ class Article:
         """Return the article with another section at *index*."""
         return replace(self, sections=(*self.sections[:index], section, *self.sections[index + 1 :]))
 
-    def sentences_outside(self, index: int) -> list[str]:
-        """Return the sentences of all sections but the one at *index*."""
-        return [each for at, section in enumerate(self.sections) if at != index for each in section.sentences]
+    def said_outside(self, index: int) -> list[str]:
+        """Return what is said in all sections but the one at *index*."""
+        return [each for at, section in enumerate(self.sections) if at != index for each in section.said]
 
 
 def cited(citation: NewCitation) -> dict[str, Any]:
@@ -184,6 +189,24 @@ def name_sources(section: Section, passages: Iterable[Passage]) -> str:
         return match[0] if number is None else f"[S{number}]"
 
     return _MARKER.sub(rename, section.body)
+
+
+def remove(article: Article, about: Callable[[str], bool]) -> Article:
+    """Return the article without the sections whose heading is *about* it and without the sentences that are, elsewhere."""
+    sections = []
+    for section in article.sections:
+        if section.heading and about(section.heading):
+            continue
+        body = section.body
+        for sentence in writing.split_sentences(section.body):
+            if about(without_markers(sentence)):
+                body = re.sub(rf"{re.escape(sentence)}[ \t]*", "", body, count=1)
+        body = re.sub(r"\n{3,}", "\n\n", re.sub(r"(?m)^>[ \t]*$|[ \t]+$", "", body)).strip()
+        left = set(markdown.markers(body))
+        if body:
+            citations = tuple(citation for citation in section.citations if citation.marker in left)
+            sections.append(replace(section, body=body, citations=citations))
+    return replace(article, sections=tuple(sections)) if sections else article
 
 
 def without_markers(text: str) -> str:

@@ -185,9 +185,9 @@ class Author:
             self.cites = self.cites or grounding.names_sources(raw)
             way = "written" if grounding.names_sources(raw) else "retold"
             prose = grounding.read_prose(raw, passages, heading=planned.heading, before=before)
-        if prose.supported < ENOUGH and not self.cites:
+        if not self.cites:
             retold = await self._retell(f"{step}:retell", planned.heading, passages, before=before)
-            if retold.supported >= prose.supported:
+            if retold.supported >= min(ENOUGH, prose.supported):
                 prose, way = retold, "retold"
         return self._complete(planned.heading, prose, way, passages, before=before)
 
@@ -204,7 +204,7 @@ class Author:
     def _complete(
         self, heading: str, prose: Prose, way: str, passages: Sequence[Passage], *, before: Sequence[str]
     ) -> Drafted:
-        said = [*before, *(sentence.text for sentence in prose.sentences)]
+        said = [*before, *(words for each in prose.sentences for words in (each.text, each.quote) if words)]
         missing = WANTED - prose.supported if way == "retold" else ENOUGH - prose.supported
         added = grounding.pick_quotations(heading, passages, count=max(0, missing), before=said)
         if prose.supported == 0:
@@ -231,7 +231,7 @@ class Author:
         section = article.sections[index]
         known = {each.number: each for each in [*self.pool.cited_by(section), *found]}
         passages = list(known.values())[: SECTION_PASSAGES + len(found)]
-        before = [*article.sentences_outside(index), *points]
+        before = [*article.said_outside(index), *points]
         if self.cites is not False:
             values = {
                 "topic": self.job.topic, "heading": section.heading or article.title, "points": [*points],
@@ -242,7 +242,7 @@ class Author:
             prose = grounding.read_prose(raw, passages, heading=section.heading, before=before)
             if self.cites and prose.supported >= max(ENOUGH, len(articles.cited_sentences(section)) // 2):
                 return articles.write_section(section.heading, prose, passages)
-        added = self._quote(points, found, before=[*before, *section.sentences])
+        added = self._quote(points, found, before=[*before, *section.said])
         return articles.append_sentences(section, added, found) if added else section
 
     async def add_section(
@@ -252,7 +252,7 @@ class Author:
         planned = Planned(
             heading=outlines.own_heading(found[0]) or found[0].document_title, about=" ".join(points)
         )
-        before = [*article.sentences_outside(-1), *points]
+        before = [*article.said_outside(-1), *points]
         outline = Outline(
             title=article.title,
             summary="",

@@ -80,14 +80,15 @@ def read(answer: Mapping[str, Any] | None, body_md: str, *, trouble: str = "") -
         return unusable(
             f"{claimed - len(issues)} of its {claimed} issues quote words that are not in the text, or say nothing"
         )
+    verdict = "pass" if answer.get("verdict") == "pass" else "revise"
+    if verdict == "revise" and not issues:
+        return unusable("it asks for changes and names none")
     addressed = [
         (point, quote)
         for point, quote in _pairs(answer.get("addressed"), "point", "quote")
         if isinstance(point, int) and _flat(quote) in text
     ]
-    return Critique(
-        scores=scores, issues=tuple(issues), addressed=tuple(addressed), verdict="pass" if answer.get("verdict") == "pass" else "revise"
-    )  # fmt: skip
+    return Critique(scores=scores, issues=tuple(issues), addressed=tuple(addressed), verdict=verdict)
 
 
 def overall(critique: Critique, found: Iterable[Check]) -> float:
@@ -132,6 +133,11 @@ def matter_of(point: str) -> frozenset[str]:
     return writing.content_words(point) - _ASKING
 
 
+def asks_removal(point: str) -> bool:
+    """Whether a reviewer wants something gone and says what."""
+    return _REMOVAL.search(point) is not None and bool(matter_of(point))
+
+
 def speaks_of(text: str, point: str) -> bool:
     """Whether a text holds at least half of the words that name the matter of *point*."""
     matter = matter_of(point)
@@ -172,7 +178,7 @@ def is_addressed(point: str, *, number: int, old: Article, new: Article, critiqu
     )
     if _SHORTER.search(point) or _LONGER.search(point):
         return length <= 0.9 if _SHORTER.search(point) else length >= 1.1
-    if _REMOVAL.search(point):
+    if asks_removal(point):
         return sum(speaks_of(each, point) for each in after) < sum(speaks_of(each, point) for each in before)
     return speaks_of(added, point)
 

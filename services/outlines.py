@@ -99,12 +99,12 @@ def _usable(sections: object, passages: Sequence[Passage]) -> list[Planned]:
 
 
 def _from_sources(passages: Sequence[Passage]) -> list[Planned]:
-    """Return one section for each of the best passages under another heading, at first no more than two of one document. Each is
+    """Return one section for each of the best passages under another heading, at first no more than three of one document. Each is
     named as its source names it, and the sections of a document stand in its order.
     """
     chosen: dict[str, Passage] = {}
     documents: Counter[str] = Counter()
-    for named, most in ((own_heading, 2), (own_heading, 4), (_document, 4), (_frequent_words, 4)):
+    for named, most in ((own_heading, 3), (own_heading, 4), (_document, 4), (_frequent_words, 4)):
         for passage in passages:
             heading = named(passage)
             taken = heading.casefold() in {each.casefold() for each in chosen} or passage in chosen.values()

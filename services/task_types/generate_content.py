@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import count
 from typing import Annotated, Any
 from uuid import UUID
@@ -101,7 +102,7 @@ async def _first_draft(author: Author) -> Start:
             f"writing section {index + 1} of {len(sections)}: {planned.heading}",
         )
         each = await author.draft(f"draft:{author.round}:{index + 1}", planned, outline, found, before=before)
-        before += each.section.sentences
+        before += each.section.said
         drafted.append(each)
     written = [each for each in drafted if each.section.body]
     if not written:
@@ -135,11 +136,15 @@ async def _next_draft(author: Author, signal: Signal) -> Start:
     basis = await task.step(f"feedback:{author.round}", lambda: _read_feedback(task, signal))
     old = article = Article.from_json(basis["article"])
     points = tuple((point["id"], point["text"]) for point in basis["points"])
+    for _, text in points:
+        if critiques.asks_removal(text):
+            article = articles.remove(article, partial(critiques.speaks_of, point=text))
     about = await _find_passages(author, [text for _, text in points])
-    new = len(old.sections)
+    new = len(article.sections)
     asked: dict[int, list[int]] = {}  # which points each section is to meet, a new one included
     for at, (_, text) in enumerate(points):
-        for index in critiques.locate(text, old) or [new if about[at] else new - 1]:
+        gone = critiques.asks_removal(text) and article != old
+        for index in [] if gone else critiques.locate(text, article) or [new if about[at] else new - 1]:
             asked.setdefault(index, []).append(at)
     for done, (index, ats) in enumerate(sorted(asked.items())):
         await task.progress(
@@ -150,10 +155,14 @@ async def _next_draft(author: Author, signal: Signal) -> Start:
         article = await _rewrite(author, article, index, wanted, found)
     if old.summary == outlines.contents(each.heading for each in old.sections):
         article = replace(article, summary=outlines.contents(each.heading for each in article.sections))
-    changed = [each.heading or "the beginning" for each in article.sections if each not in old.sections]
-    did = f"wrote anew: {', '.join(changed)}" if changed else "no section could be changed"
+    kept = {each.heading for each in article.sections}
+    wrote = [each.heading or "the beginning" for each in article.sections if each not in old.sections]
+    lost = [each.heading for each in old.sections if each.heading not in kept]
+    did = "; ".join(
+        f"{verb} {', '.join(which)}" for verb, which in (("wrote", wrote), ("took out", lost)) if which
+    )
     return Start(
-        article=article, notes=(), note=f"after version {basis['number']}: {did}"[:2000], content_id=UUID(basis["content_id"]), old=old,
+        article=article, notes=(), note=f"after version {basis['number']}: {did or 'no section could be changed'}"[:2000], content_id=UUID(basis["content_id"]), old=old,
         points=points,
     )  # fmt: skip
 

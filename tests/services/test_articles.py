@@ -100,6 +100,18 @@ def test_sentences_are_appended_with_markers_of_their_own() -> None:
     assert articles.name_sources(longer, FOUND).endswith("Turning lets oxygen in. [S3]")
 
 
+def test_what_a_reviewer_wants_gone_goes_with_its_citations() -> None:
+    without_air = articles.remove(TEXT, lambda text: "air" in text.lower())
+    without_heat = articles.remove(TEXT, lambda text: "65 degrees" in text)
+
+    assert [each.heading for each in without_air.sections] == ["Heat"]
+    assert (
+        articles.assemble(without_heat)[0]
+        == "## Heat\n\nThat is hot.\n\n## Air\n\nTurning lets oxygen in. [1]"
+    )
+    assert articles.remove(TEXT, lambda _: True) == TEXT
+
+
 def test_word_for_word_sentences_are_counted() -> None:
     assert articles.count_verbatim(TEXT) == (3, 1)
 

@@ -254,6 +254,20 @@ async def test_feedback_changes_the_next_version_and_is_marked_as_addressed_ther
     await assert_grounded(desk, second)
 
 
+async def test_what_a_reviewer_wants_gone_is_taken_out(desk: Desk) -> None:
+    async with desk.working():
+        task = await desk.order()
+        review, first = await desk.review(task)
+        await desk.decide(review, "request_changes", "Remove the part about turning.")
+        review, second = await desk.next_review(task, review)
+
+    async with desk.database.tenant(desk.tenant, "user:ada") as db:
+        [point] = await reviews.list_feedback(db, desk.tenant, first.content_id)
+    assert "Turning" in first.body_md
+    assert "urning" not in second.body_md
+    assert (point.state, point.addressed_in_version) == ("addressed", second.number)
+
+
 async def test_what_a_person_edited_before_asking_for_changes_is_what_the_next_round_starts_from(
     desk: Desk,
 ) -> None:
