@@ -30,6 +30,11 @@ class Judged:
     note: str
     kind: content.Kind
 
+    @property
+    def worth(self) -> tuple[float, int]:
+        """By what one text is better than another."""
+        return self.score, len(self.met)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Start:

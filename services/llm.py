@@ -20,7 +20,16 @@ from uuid import UUID
 import asyncpg
 
 from services.errors import StaleAttempt, Unavailable
-from services.providers import Answer, Messages, Price, Provider, Request, Unsupported, milliseconds
+from services.providers import (
+    Answer,
+    Messages,
+    Price,
+    Provider,
+    Request,
+    Unsupported,
+    milliseconds,
+    printable,
+)
 from services.task_context import Database
 from services.task_types import Permanent, Retryable, Throttled
 from sql import SQL
@@ -206,6 +215,17 @@ def read_json(text: str) -> dict[str, Any]:
         raise ValueError("the JSON in the answer is nested too deeply") from exc
     if not isinstance(value, dict):
         raise ValueError("the answer is not a JSON object")
+    return {printable(name): _printable(entry) for name, entry in value.items()}
+
+
+def _printable(value: Any) -> Any:
+    """Return JSON without what PostgreSQL cannot hold: an escaped NUL passes as text and becomes one here."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, list):
+        return [_printable(entry) for entry in value]
+    if isinstance(value, dict):
+        return {printable(name): _printable(entry) for name, entry in value.items()}
     return value
 
 

@@ -269,7 +269,7 @@ class _Reading:
         if choice.finish_reason is not None:
             self.ended = True
             self.remark = "cut at max_tokens" if choice.finish_reason == "length" else None
-        piece = (choice.delta.content or "") if choice.delta else ""
+        piece = printable((choice.delta.content or "") if choice.delta else "")
         self.pieces.append(piece)
         self.length += len(piece)
         return piece
@@ -287,7 +287,7 @@ class _Reading:
 
     def answer(self, latency_ms: int, first_token_ms: int | None) -> Answer:
         return Answer(
-            text="".join(self.pieces).replace("\x00", ""),  # PostgreSQL's text cannot hold a NUL
+            text="".join(self.pieces),
             model=self.model,
             input_tokens=self.input_tokens,
             output_tokens=self.output_tokens,
@@ -295,6 +295,11 @@ class _Reading:
             first_token_ms=first_token_ms,
             remark=self.remark,
         )
+
+
+def printable(text: str) -> str:
+    """Return *text* as PostgreSQL can hold it: without NUL and half surrogate pairs."""
+    return text.replace("\x00", "").encode("utf-8", "replace").decode()
 
 
 def milliseconds(since: float) -> int:

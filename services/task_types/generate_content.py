@@ -222,11 +222,12 @@ async def _polish(author: Author, start: Start, *, max_rounds: int) -> dict[str,
     article = judged.article
     content_id = start.content_id
     for turn in count():
-        if turn > 0 and (judged.score, len(judged.met)) < (best.score, len(best.met)):
-            texts, final = [judged, replace(best, kind="restore", note="the text before it was better")], True
-        else:
-            best, texts = judged, [judged]
-            final = turn >= max_rounds or critiques.passes(judged.critique, judged.score)
+        texts, final = [judged], turn >= max_rounds or critiques.passes(judged.critique, judged.score)
+        if turn > 0 and judged.worth <= best.worth:  # nothing improves
+            final = True
+            if judged.worth < best.worth:
+                texts.append(replace(best, kind="restore", note="the text before it was better"))
+        best = judged
         targets = {} if final else judgement.targets(judged)
         name = f"submit:{author.round}:{turn}"
         version = await _submit(author, start, texts, content_id, name=name, review=final or not targets)
@@ -243,7 +244,7 @@ async def _polish(author: Author, start: Start, *, max_rounds: int) -> dict[str,
                 f"refine:{author.round}:{turn + 1}:{index + 1}", article, index, points, found
             )
             article = article.with_section(index, section)
-        if article == judged.article:  # nothing improves
+        if article == judged.article:  # nothing could be changed
             return await _ask_for_review(author, start, judged, version)
         note = f"refined {len(targets)} of {len(article.sections)} sections"
         judged = await judgement.judge(author, start, article, turn + 1, note=note)

@@ -364,3 +364,19 @@ def test_an_object_is_found_among_other_words(text: str) -> None:
 def test_what_is_not_an_object_is_an_error(text: str) -> None:
     with pytest.raises(ValueError):
         read_json(text)
+
+
+def test_what_postgresql_cannot_hold_is_taken_out_of_an_object() -> None:
+    text = '{"a": ["x\\u0000y", {"b\\ud800": "\\ud83d\\ude00 \\udc00"}], "c": 1}'
+
+    assert read_json(text) == {"a": ["xy", {"b?": "😀 ?"}], "c": 1}
+
+
+async def test_an_answer_that_postgresql_could_not_hold_is_cleaned_and_kept(
+    model: TaskModel, run: Run, server: ScriptedModel
+) -> None:
+    server.answer = lambda messages, body: "one\x00 two\ud800 three"
+
+    completion = await model.complete(QUESTION, max_tokens=100)
+
+    assert completion.text == "".join(run.heard) == "one two? three"
