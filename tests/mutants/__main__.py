@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parent
 NOT_COPIED = {".git", ".venv", "data"}  # at the top; and caches anywhere
 CACHES = shutil.ignore_patterns("__pycache__", ".*_cache")
 TEST_SECONDS = 300
+TRIES = 3  # a race that a test provokes may go well by chance
 SAW_NO_TEST = (4, 5)  # pytest: usage error, nothing collected
 _TESTS = re.compile(r"^# test: (?P<tests>.+)$", re.MULTILINE)
 
@@ -111,13 +112,16 @@ def judge(mutant: Mutant, dsn: str) -> str:
     with copied() as folder:
         if refusal := apply(mutant, folder):
             return f"does not apply: {refusal}"
-        try:
-            done = run_tests(folder, list(mutant.tests), dsn)
-        except subprocess.TimeoutExpired:
-            return ""  # tests that hang are red too
-    if done.returncode in SAW_NO_TEST:
-        return f"its tests were not found:\n{done.stdout[-1500:]}"
-    return "" if done.returncode else "was not noticed"
+        for _ in range(TRIES):
+            try:
+                done = run_tests(folder, list(mutant.tests), dsn)
+            except subprocess.TimeoutExpired:
+                return ""  # tests that hang are red too
+            if done.returncode in SAW_NO_TEST:
+                return f"its tests were not found:\n{done.stdout[-1500:]}"
+            if done.returncode:
+                return ""
+    return "was not noticed"
 
 
 def all_green(mutants: list[Mutant], dsn: str) -> bool:
