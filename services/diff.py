@@ -68,14 +68,15 @@ def compare(old: str, new: str, *, budget: int = BUDGET) -> Diff:
 def fold(segments: Iterable[Segment], *, lines: int = 3) -> list[tuple[Segment, int]]:
     """Shorten long unchanged passages to *lines* lines beside each change.
 
-    Returns (segment, hidden): hidden is the number of unchanged lines left out right after that segment.
+    Returns (segment, hidden): hidden is the number of unchanged lines left out right after that segment. The unchanged part
+    of a line that holds a change is no line of its own, and always shown.
     """
     pieces = list(segments)
     folded: list[tuple[Segment, int]] = []
     for index, segment in enumerate(pieces):
         rows = segment.text.splitlines(keepends=True)
-        head = lines if index > 0 else 0
-        tail = lines if index < len(pieces) - 1 else 0
+        head = lines + (not pieces[index - 1].text.endswith("\n")) if index > 0 else 0
+        tail = lines + (not segment.text.endswith("\n")) if index < len(pieces) - 1 else 0
         hidden = len(rows) - head - tail
         if segment.operation != "equal" or hidden < 2:
             folded.append((segment, 0))

@@ -45,11 +45,15 @@ def task_type(
     """Make *run* a task type for as long as the block lasts. Retries come at once unless the test says otherwise."""
     more.setdefault("retry", Retry(base=timedelta(milliseconds=10), cap=timedelta(milliseconds=20)))
     made = TaskType(name=name, payload=AnyPayload, run=run, **more)
-    task_types.load_all()[name] = made
+    known = task_types.load_all()
+    before = known.get(name)
+    known[name] = made
     try:
         yield made
     finally:
-        del task_types.load_all()[name]
+        del known[name]
+        if before is not None:
+            known[name] = before
 
 
 @asynccontextmanager

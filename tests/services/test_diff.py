@@ -59,6 +59,16 @@ def test_folding_hides_whole_unchanged_lines_only(old: str, new: str, lines: int
     assert [s for s, _ in folded if s.operation != "equal"] == [s for s in segments if s.operation != "equal"]
 
 
+def test_the_unchanged_part_of_a_changed_line_is_not_hidden() -> None:
+    folded = diff.fold(diff.compare("a\naaa\naa", "a\naaa.\naa").segments, lines=0)
+
+    assert folded == [
+        (Segment("equal", "a\naaa"), 0),
+        (Segment("insert", "."), 0),
+        (Segment("equal", "\naa"), 0),
+    ]
+
+
 def test_a_changed_word_is_found_inside_its_line() -> None:
     found = diff.compare("The cat sat on the mat.\nIt slept.\n", "The cat sat on a mat.\nIt slept.\n")
 
