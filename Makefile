@@ -36,7 +36,7 @@ run: $(STAMP) ## start Galley with the demo tenant; Ctrl-C stops it
 
 .PHONY: test
 test: $(DEV_STAMP) ## run the tests; T=tests/services/test_tasks.py for a part
-	$(BIN)/python -m pytest $(T)
+	$(BIN)/python -m pytest -n auto $(T)
 
 .PHONY: format
 format: $(DEV_STAMP) ## format code and templates

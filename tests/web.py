@@ -63,6 +63,7 @@ async def running(served: Served) -> AsyncIterator[Served]:
         served.url = f"http://{host}:{port}"
         yield served
     finally:
+        served.app[keys.STOPPING].set()  # streams end at once instead of after their minute
         await runner.cleanup()
 
 
