@@ -43,6 +43,7 @@ Leave each colony at least fifteen kilograms of honey for the winter.
 
 WISH = {"type": "generate_content", "payload": {"topic": "Keeping bees in a small garden"}}
 CLOSE_SECONDS = 1.0
+HOW = {False: "serve", True: "program"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +66,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
         "PUBLIC_TENANT": TENANT,
     }
     key = await place.key(tenant=TENANT)
-    server = await place.start("server", "program", env=env)
+    server = await place.start("server", HOW[long], env=env)
     async with place.client(server.url, key) as client:
         body = {"collection": "guides", "title": "Bees", "text": GUIDE}
         document = await _call(client, "POST", "/api/v1/documents", 202, body)
@@ -75,7 +76,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
     )
     for kind in kinds:
         moment = Moment(kind=kind, nth=2 if kind == "draft_section" else 1, pieces=dice.randint(2, 3))
-        server = await _strike_once(place, report, server, env=env, key=key, moment=moment)
+        server = await _strike_once(place, report, server, how=HOW[long], env=env, key=key, moment=moment)
     model_url = env["OPENAI_BASE_URL"].removesuffix("/v1")
     async with ClientSession(model_url) as asked, place.client(server.url, key) as client:
         await _cancel_mid_draft(place, report, client, asked)
@@ -84,7 +85,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
 
 
 async def _strike_once(
-    place: Place, report: Report, server: Child, *, env: dict[str, str], key: str, moment: Moment
+    place: Place, report: Report, server: Child, *, how: str, env: dict[str, str], key: str, moment: Moment
 ) -> Child:
     """Write one article with one kill in it; returns the server that finished it."""
     model = env["OPENAI_BASE_URL"].removesuffix("/v1")
@@ -96,7 +97,7 @@ async def _strike_once(
         server.send(signal.SIGKILL)
         await server.ended()
         await _call(asked, "POST", "/script", 200, {"delay": 0})
-        server = await place.start("server", "program", env=env)
+        server = await place.start("server", how, env=env)
         async with place.client(server.url, key) as again:
             await _reach(again, task_id, "waiting")
             requests = (await _log(asked))["requests"][before:]
