@@ -17,7 +17,7 @@ from server.lease import Timing
 from server.maintenance import Maintenance
 from server.scheduler import Scheduler
 from server.supervisor import Supervisor
-from services import task_types, tasks
+from services import task_history, task_types, tasks
 from services.task_context import TaskContext
 from services.task_types import Retry, TaskType
 from services.tasks import NewTask, Task
@@ -124,4 +124,4 @@ async def cancel(database: Database, task: Task) -> list[tasks.Cancelled]:
 async def history(database: Database, task: Task) -> list[str]:
     """Return the names of the task's events, oldest first."""
     async with database.tenant(task.tenant_id, "user:ada") as db:
-        return [event.event for event in await tasks.list_events(db, task.tenant_id, task.id)]
+        return [event.event for event in await task_history.list_events(db, task.tenant_id, task.id)]

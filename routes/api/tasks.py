@@ -23,7 +23,7 @@ from routes.api.kernel import (
     View,
     operation,
 )
-from services import task_states, task_types, tasks
+from services import task_history, task_states, task_types, tasks
 from services.task_context import Connection
 from services.tasks import Task
 
@@ -280,7 +280,7 @@ async def get(call: Call, db: Connection, task_id: UUID) -> Task:
     answer=Page[EventView],
 )
 async def list_events(call: Call, db: Connection, task_id: UUID) -> JSONObject:
-    return {"items": await tasks.list_events(db, call.tenant_id, task_id), "next_cursor": None}
+    return {"items": await task_history.list_events(db, call.tenant_id, task_id), "next_cursor": None}
 
 
 @operation(
@@ -294,7 +294,7 @@ async def list_events(call: Call, db: Connection, task_id: UUID) -> JSONObject:
 )
 async def list_steps(call: Call, db: Connection, task_id: UUID) -> JSONObject:
     await tasks.get(db, call.tenant_id, task_id)
-    return {"items": await tasks.list_steps(db, call.tenant_id, task_id), "next_cursor": None}
+    return {"items": await task_history.list_steps(db, call.tenant_id, task_id), "next_cursor": None}
 
 
 @operation(

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from routes import keys
 from routes.pages import frame, live, subjects
-from services import content, llm_calls, reviews, task_types, tasks
+from services import content, llm_calls, reviews, task_history, task_types, tasks
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
 from services.task_states import FINAL, LIVE, STATES
@@ -76,7 +76,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
 
     async def read() -> tuple[live.Fragments, bool]:
         async with database.tenant(principal.tenant_id, principal.actor) as db:
-            pulse = await tasks.pulse(db, principal.tenant_id, task_id)
+            pulse = await task_history.pulse(db, principal.tenant_id, task_id)
             if pulse == seen[0]:
                 return {}, False
             seen[0] = pulse
@@ -182,15 +182,15 @@ async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any
     """Return everything the page and its fragments show. Raises: NotFound."""
     task = await tasks.get(db, tenant_id, task_id)
     made = await content.list_items(db, tenant_id, task_id=task_id, limit=1)
-    output = "" if task.is_final else (await tasks.read_output(db, tenant_id, task_id, task.fence))[0]
+    output = "" if task.is_final else (await task_history.read_output(db, tenant_id, task_id, task.fence))[0]
     output = _BLANK_LINES.sub("\n\n", output)[-OUTPUT_SHOWN:].strip()
     return {
         "task": task,
         "subject": (await subjects.read(db, tenant_id, [task])).get(task_id, ""),
-        "events": await tasks.list_events(db, tenant_id, task_id),
-        "steps": await tasks.list_steps(db, tenant_id, task_id),
+        "events": await task_history.list_events(db, tenant_id, task_id),
+        "steps": await task_history.list_steps(db, tenant_id, task_id),
         "calls": await llm_calls.list_of_task(db, tenant_id, task_id),
-        "retries": await tasks.list_requeued(db, tenant_id, task_id),
+        "retries": await task_history.list_requeued(db, tenant_id, task_id),
         "output": output,
         "item": made[0] if made else None,
         "review": await reviews.find_pending(db, tenant_id, made[0].id) if made else None,

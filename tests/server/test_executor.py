@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 
 from server.database import Database
-from services import tasks
+from services import task_history
 from services.errors import StaleAttempt
 from services.task_context import TaskContext
 from services.task_types import Permanent, Retry, Throttled
@@ -146,7 +146,7 @@ async def test_a_signal_resumes_a_waiting_task_which_held_no_slot_and_no_attempt
             task = await until(database, await enqueue(database, tenant, "ask"), "waiting")
             assert (task.attempt, task.waiting_for, executor.busy) == (0, "answer", 0)
             async with database.tenant(tenant, "user:ada") as db:
-                events = await tasks.list_events(db, tenant, task.id)
+                events = await task_history.list_events(db, tenant, task.id)
             assert [(event.event, event.fence) for event in events] == [
                 ("created", 0),
                 ("started", 1),

@@ -8,7 +8,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from server.database import Database
-from services import tasks
+from services import task_history, tasks
 from services.errors import Conflict, Invalid, NotFound
 from services.tasks import NewTask
 
@@ -105,7 +105,7 @@ async def test_a_cancel_is_final_and_a_second_one_answers_the_same(database: Dat
         task = await tasks.enqueue(db, tenant, noop(), actor="user:ada")
         cancelled, stopped = await tasks.cancel(db, tenant, task.id, actor="user:bob", reason="not needed")
         again, stopped_again = await tasks.cancel(db, tenant, task.id, actor="user:eve")
-        events = await tasks.list_events(db, tenant, task.id)
+        events = await task_history.list_events(db, tenant, task.id)
 
     assert (cancelled.state, cancelled.ended_by, cancelled.reason) == ("cancelled", "user:bob", "not needed")
     assert again == cancelled
@@ -130,7 +130,7 @@ async def test_a_requeued_task_points_to_the_old_one_and_takes_changes(
             db, tenant, old.id, actor="user:ada", changes={"priority": 0, "payload": {"seconds": 0.5}}
         )
 
-        assert await tasks.list_requeued(db, tenant, old.id) == [(new.id, "queued")]
+        assert await task_history.list_requeued(db, tenant, old.id) == [(new.id, "queued")]
     assert (new.retry_of, new.priority, new.payload["seconds"]) == (old.id, 0, 0.5)
 
 

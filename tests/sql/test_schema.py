@@ -183,4 +183,6 @@ def test_statements_are_named_after_their_file_and_explain_their_parameters() ->
         for name in re.findall(r"^-- name: (\S+)", path.read_text(), re.MULTILINE):
             text = SQL[f"{path.stem}.{name}"]
             if "$1" in text:
-                assert "$1" in text.split("\n")[0], f"{path.name}: {name} does not say what its parameters are"
+                assert "$1" in text.split("\n")[0], (
+                    f"{path.name}: {name} does not say what its parameters are"
+                )

@@ -17,7 +17,7 @@ import pytest
 
 from server import embedded
 from server.database import Database
-from services import content, llm_calls, reviews, tasks, writing
+from services import content, llm_calls, reviews, task_history, writing
 from services.content import Citation, ContentVersion
 from services.documents import NewDocument
 from services.llm import Provider
@@ -171,7 +171,7 @@ async def test_each_arrow_is_a_step_and_each_step_was_paid_for_once(desk: Desk) 
         await desk.review(task)
 
     async with desk.database.tenant(desk.tenant, "user:ada") as db:
-        steps = [step.name for step in await tasks.list_steps(db, desk.tenant, task.id)]
+        steps = [step.name for step in await task_history.list_steps(db, desk.tenant, task.id)]
     calls = await desk.calls(task)
     asked = [f"draft:r1:{number}" for number in range(1, len(desk.model.asked("draft_section")) + 1)]
     assert steps == [
