@@ -92,7 +92,7 @@ def principal(request: web.Request, role: str = "viewer") -> Principal:
 
 def csrf_token(request: web.Request) -> str:
     """Return the token that every form on a page sends back as `csrf_token`; empty for a visitor without a session."""
-    return request[CSRF_TOKEN] if CSRF_TOKEN in request else ""  # noqa: SIM401
+    return request[CSRF_TOKEN] if CSRF_TOKEN in request else ""  # noqa: SIM401 – `get` is untyped
 
 
 def session_cookie(request: web.Request) -> str:
@@ -102,7 +102,7 @@ def session_cookie(request: web.Request) -> str:
 
 def request_id(request: web.Request) -> str:
     """Return the id of this request, as it stands in the logs and in `X-Request-ID`."""
-    return request[REQUEST_ID] if REQUEST_ID in request else ""  # noqa: SIM401
+    return request[REQUEST_ID] if REQUEST_ID in request else ""  # noqa: SIM401 – `get` is untyped
 
 
 def page(request: web.Request, template: str, /, *, status: int = 200, **values: object) -> web.Response:

@@ -45,6 +45,15 @@ class Metrics:
         self.run_seconds = Histogram(
             "galley_task_run_seconds", "Length of a run.", ["type"], buckets=_SLOW, registry=self.registry
         )
+        self._measure_engine()
+        self._measure_queues()
+
+    async def render(self) -> bytes:
+        """Return everything in the text format; answers within two seconds even when the database does not."""
+        await self._read_depths()
+        return generate_latest(self.registry)
+
+    def _measure_engine(self) -> None:
         self.slots_busy = Gauge(
             "galley_executor_slots_busy", "Runs under way in this process.", registry=self.registry
         )
@@ -65,6 +74,8 @@ class Metrics:
             ["loop"],
             registry=self.registry,
         )
+
+    def _measure_queues(self) -> None:
         self._depth = Gauge(
             "galley_queue_tasks", "Live tasks by queue and state.", ["queue", "state"], registry=self.registry
         )
@@ -72,11 +83,6 @@ class Metrics:
             "galley_queue_tasks_known", "1 when the depths were read for this scrape, 0 when the database did not answer.",
             registry=self.registry,
         )  # fmt: skip
-
-    async def render(self) -> bytes:
-        """Return everything in the text format; answers within two seconds even when the database does not."""
-        await self._read_depths()
-        return generate_latest(self.registry)
 
     async def _read_depths(self) -> None:
         if self._depths is None:

@@ -165,28 +165,9 @@ async def decide(
     principal.require("reviewer")
     reason, points = _read(decision, reason, feedback)
     review = await _lock(db, principal, review_id, content_hash)
-    decision_id = await db.fetchval(
-        SQL["reviews.decide"], principal.tenant_id, review_id, _ENDS[decision], decision, reason, principal.actor, principal.id,
-        principal.role, address, via,
-    )  # fmt: skip
-    await content.move(db, principal.tenant_id, review.content_id, decision)
-    await db.execute(
-        SQL["reviews.insert_feedback"],
-        principal.tenant_id,
-        review.content_id,
-        review_id,
-        points,
-        principal.actor,
+    url = await _record(
+        db, principal, review, decision=decision, reason=reason, points=points, address=address, via=via
     )
-    url = None
-    if decision == "approve":
-        url = await publications.publish_approved(
-            db,
-            tenant_id=principal.tenant_id,
-            version_id=review.version_id,
-            decision_id=decision_id,
-            actor=principal.actor,
-        )
     outcome = {
         "decision": decision, "review_id": str(review_id), "content_id": str(review.content_id),
         "version_id": str(review.version_id), "version": review.version, "content_hash": review.content_hash,
@@ -201,6 +182,34 @@ async def decide(
     }
     log.info("review was decided", extra=facts)
     return replace(await get(db, principal.tenant_id, review_id), queue=queue)
+
+
+async def _record(
+    db: Connection,
+    principal: Principal,
+    review: Review,
+    *,
+    decision: Verdict,
+    reason: str,
+    points: Sequence[str],
+    address: str,
+    via: str,
+) -> str | None:
+    """Write the decision, what it means for the item, its points, and for an approval the publication; returns its address."""
+    tenant_id = principal.tenant_id
+    decision_id = await db.fetchval(
+        SQL["reviews.decide"], tenant_id, review.id, _ENDS[decision], decision, reason, principal.actor, principal.id,
+        principal.role, address, via,
+    )  # fmt: skip
+    await content.move(db, tenant_id, review.content_id, decision)
+    await db.execute(
+        SQL["reviews.insert_feedback"], tenant_id, review.content_id, review.id, points, principal.actor
+    )
+    if decision != "approve":
+        return None
+    return await publications.publish_approved(
+        db, tenant_id=tenant_id, version_id=review.version_id, decision_id=decision_id, actor=principal.actor
+    )
 
 
 async def close(db: Connection, *, tenant_id: UUID, review_id: UUID, reason: str) -> Review:

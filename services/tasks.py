@@ -177,7 +177,7 @@ async def list_tasks(
     before: UUID | None = None,
     limit: int = 50,
     state: str | None = None,
-    type: str | None = None,  # noqa: A002
+    type: str | None = None,  # noqa: A002 - the column is called so
     queue: str | None = None,
     q: str | None = None,
 ) -> list[Task]:

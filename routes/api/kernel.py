@@ -100,16 +100,20 @@ def operation(
             max_bytes=max_bytes,
         )
 
-        async def serve(request: web.Request) -> web.StreamResponse:
-            return await _serve(declared, request)
-
-        serve.operation = declared  # type: ignore[attr-defined]
-        # A stream has no end for HEAD to announce, and aiohttp would send its text after the head.
-        options = {"allow_head": media_type == "application/json"} if method == "GET" else {}
-        routes.route(method, declared.pattern, name=name, **options)(serve)
+        _add_route(routes, declared)
         return handler
 
     return declare
+
+
+def _add_route(routes: web.RouteTableDef, declared: Operation) -> None:
+    async def serve(request: web.Request) -> web.StreamResponse:
+        return await _serve(declared, request)
+
+    serve.operation = declared  # type: ignore[attr-defined]
+    # A stream has no end for HEAD to announce, and aiohttp would send its text after the head.
+    options = {"allow_head": declared.media_type == "application/json"} if declared.method == "GET" else {}
+    routes.route(declared.method, declared.pattern, name=declared.name, **options)(serve)
 
 
 async def _serve(declared: Operation, request: web.Request) -> web.StreamResponse:

@@ -355,18 +355,8 @@ async def test_words_ranked_by_bm25_find_more_than_by_ts_rank(
     entries = sorted(_entries().items())
     async with database.tenant(tenant, ACTOR) as db:
         shelf = await db.fetchval(SQL["collections.ensure"], tenant, "python", ACTOR)
-        document = await db.fetchval(
-            SQL["documents.insert"],
-            tenant,
-            shelf,
-            "Python",
-            "text/plain",
-            "english",
-            "x",
-            b"0" * 32,
-            {},
-            ACTOR,
-        )
+        values = (tenant, shelf, "Python", "text/plain", "english", "x", b"0" * 32, {}, ACTOR)
+        document = await db.fetchval(SQL["documents.insert"], *values)
         chunks = [
             {"ordinal": number, "start_offset": 0, "end_offset": 1, "headings": [], "text": rest, "terms_text": rest, "text_sha256": "00", "pieces": 9}
             for number, (_, rest) in enumerate(entries)
