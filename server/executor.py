@@ -22,6 +22,7 @@ from uuid import UUID
 
 import asyncpg
 
+from server import logs
 from server.database import Database
 from server.finisher import Finisher, Outcome
 from server.lease import Lease, Timing
@@ -39,6 +40,7 @@ log = logging.getLogger(__name__)
 
 CLAIM_BATCH = 500
 CONTENDED_SECONDS = (0.002, 0.010)
+DEADLINE_SECONDS = 0.1  # how much longer than its time-out a run may take; time-outs are whole seconds
 STOP_REASONS_WITHOUT_OUTCOME = ("cancelled", "lease lost", "shutdown")
 
 
@@ -62,9 +64,14 @@ class _Running:
     run: Run
     started: float
     handle: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
+    begun: bool = False
     stop_reason: str = ""
     leaked: bool = False
+
+    @property
+    def deadline(self) -> float:
+        """When its time is up, on the monotonic clock."""
+        return self.started + self.run.seconds_left
 
 
 class Executor:
@@ -119,6 +126,7 @@ class Executor:
         )
         supervisor.start("finisher", self._finisher.keep, interval=2)
         supervisor.start("claimer", self._keep_claiming, interval=2)
+        supervisor.start("deadlines", self._keep_deadlines, interval=1)
 
     def wake(self, queue: str = "") -> None:
         """Look for work now; *queue* is only a hint. Nothing depends on it but speed."""
@@ -231,17 +239,14 @@ class Executor:
     def _start(self, run: Run) -> None:
         running = _Running(run, time.monotonic())
         self._running[run.id, run.fence] = running
-        running.handle = asyncio.create_task(
-            self._run(running), name=f"run {run.fence} of {run.type} {run.id}"
-        )
-        running.handle.add_done_callback(lambda handle: self._not_begun(running, handle))
-        running.timer = asyncio.get_running_loop().call_later(
-            max(run.seconds_left, 0), self._stop, running, "timeout"
-        )
+        running.handle = asyncio.create_task(self._run(running), name=run.type)
 
     async def _run(self, running: _Running) -> None:
         """Run the task's code to its end and hand over the outcome, unless it was stopped for a reason that has none."""
+        running.begun = True
         run = running.run
+        logs.TASK_ID.set(run.id)  # for this run's records only: an asyncio task has a context of its own
+        logs.REQUEST_ID.set(run.request_id)
         ended: Any = None
         try:
             ended = await self._call(run)
@@ -249,27 +254,18 @@ class Executor:
             ended = exc
         except Exception as exc:  # noqa: BLE001 - the one place where code of task types may fail in any way it likes
             ended = exc
-        if running.timer is not None:
-            running.timer.cancel()
         if running.leaked:
             self._free(running)
             log.warning("leaked slot freed", extra={"task_id": str(run.id), "fence": run.fence})
             return
         self._hand_over(running, ended)
 
-    def _not_begun(self, running: _Running, handle: asyncio.Task[None]) -> None:
-        """See to a run that was stopped in the very tick it was started in: its code, and _run with it, never began."""
-        if handle.cancelled():
-            if running.timer is not None:
-                running.timer.cancel()
-            self._hand_over(running, asyncio.CancelledError())
-
     async def _call(self, run: Run) -> Any:
         task_type = task_types.get(run.type)
         payload = task_type.payload.model_validate(run.payload)
         context = TaskContext(run, database=self._database, embedder=self._embedder)
-        if self._provider is not None:
-            context.bind_llm(TaskModel(self._provider, self._database, context))
+        if (provider := self._provider) is not None:
+            context.bind_llm(lambda: TaskModel(provider, self._database, context))
         try:
             return await task_type.run(context, payload)
         finally:
@@ -319,11 +315,25 @@ class Executor:
 
     # Stop ----------------------------------------------------------------------------------------------------------
 
+    async def _keep_deadlines(self, beat: Beat) -> None:
+        """Stop runs whose time is up. One look at all of them is cheaper than a timer for each that is hardly ever needed."""
+        while True:
+            now = time.monotonic()
+            for running in list(self._running.values()):
+                if running.deadline <= now:
+                    self._stop(running, "timeout")
+            beat()
+            await asyncio.sleep(DEADLINE_SECONDS)
+
     def _stop(self, running: _Running, reason: str) -> None:
         if running.stop_reason or running.handle is None:
             return
         running.stop_reason = reason
         running.handle.cancel()
+        if not running.begun:
+            # Stopped in the very tick it was started in: its code, and _run with it, never begins.
+            self._hand_over(running, asyncio.CancelledError())
+            return
         asyncio.get_running_loop().call_later(self._options.grace.total_seconds(), self._after_grace, running)
 
     def _after_grace(self, running: _Running) -> None:

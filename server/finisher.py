@@ -6,6 +6,8 @@ import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
+from operator import attrgetter
 from typing import Any
 from uuid import UUID
 
@@ -21,6 +23,7 @@ log = logging.getLogger(__name__)
 
 BATCH = 500
 IDLE_BEAT_SECONDS = 1.0
+_by_id = attrgetter("run.id")
 BUSY_SECONDS = 0.01  # a row locked by a cancel or a decision is free again soon
 
 
@@ -89,7 +92,7 @@ class Finisher:
             pass
 
     async def _write_batch(self) -> int:
-        batch = sorted(list(self._pending.values())[:BATCH], key=lambda outcome: outcome.run.id)
+        batch = sorted(islice(self._pending.values(), BATCH), key=_by_id)
         written = 0
         try:
             async with self._database.statement() as db:

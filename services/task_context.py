@@ -94,6 +94,7 @@ class TaskContext:
         self.database = database
         self.current_step: str | None = None
         self._embedder = embedder
+        self._make_llm: Callable[[], TaskModel] | None = None
         self._llm: TaskModel | None = None
         self._checkpoints: dict[str, runs.Checkpoint] | None = None
         self._used: set[str] = set()
@@ -142,15 +143,17 @@ class TaskContext:
     @property
     def llm(self) -> TaskModel:
         """The language model, bound to this run. Raises: Permanent when this process has none."""
+        if self._llm is None and self._make_llm is not None:
+            self._llm = self._make_llm()
         if self._llm is None:
             raise Permanent(
                 "this process has no language model: set OPENAI_BASE_URL or install the embedded one"
             )
         return self._llm
 
-    def bind_llm(self, llm: TaskModel) -> None:
-        """Give the run its model; the executor calls this before the code starts."""
-        self._llm = llm
+    def bind_llm(self, make: Callable[[], TaskModel]) -> None:
+        """Say how to make the run's model, for code that asks for it; the executor calls this before the code starts."""
+        self._make_llm = make
 
     async def step(self, name: str, fn: Callable[[], Awaitable[Any]], *, input: Any = None) -> Any:  # noqa: A002 - the step's own word
         """Do *fn* once and keep its JSON result; later runs get the kept result.
