@@ -11,11 +11,13 @@ from uuid import UUID
 import asyncpg
 import pytest
 
+from server import logs
 from server.database import Database
-from services import task_history
+from services import task_history, tasks
 from services.errors import StaleAttempt
 from services.task_context import TaskContext
 from services.task_types import Permanent, Retry, Throttled
+from services.tasks import NewTask
 from sql import SQL
 from tests.engine import (
     QUICK,
@@ -484,3 +486,21 @@ async def test_permanent_errors_are_the_types_own_words(database: Database, tena
             task = await ended(database, await enqueue(database, tenant, "refuse"))
 
     assert task.error["message"] == "the topic is empty"
+
+
+async def test_what_a_run_logs_names_its_task_and_the_request_that_made_it(
+    database: Database, tenant: UUID
+) -> None:
+    async def look(task: TaskContext, payload: Any) -> list[str]:
+        return [str(logs.TASK_ID.get()), str(logs.REQUEST_ID.get())]
+
+    with task_type("look", look):
+        async with running_executor(database):
+            async with database.tenant(tenant, "user:ada") as db:
+                made = await tasks.enqueue(
+                    db, tenant, NewTask(type="look", payload={}), actor="user:ada", request_id="req-1"
+                )
+            task = await ended(database, made)
+
+    assert task.result == [str(task.id), "req-1"]
+    assert logs.TASK_ID.get() is None
