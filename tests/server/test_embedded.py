@@ -164,11 +164,14 @@ async def test_the_last_user_out_stops_it(tmp_path: Path) -> None:
 async def test_a_command_beside_a_running_server_uses_its_database_and_leaves_it_running(
     tmp_path: Path,
 ) -> None:
-    with serving(tmp_path) as (_, postmaster):
+    with serving(tmp_path) as (galley, postmaster):
         async with embedded.postgres(tmp_path) as beside:
             assert beside.postmaster.pid == postmaster
 
         assert postgres_of(tmp_path) == [postmaster]
+        os.killpg(galley.pid, signal.SIGINT)
+        assert galley.wait(20) == 130
+    assert postgres_of(tmp_path) == []
 
 
 def test_many_starting_at_once_share_one(tmp_path: Path) -> None:
