@@ -47,7 +47,8 @@ class Listener:
         self._cancelled: list[Cancelled] = []
         self._to_send = asyncio.Event()
         self._urgent = asyncio.Event()  # a cancel does not wait for the next time that wake-ups may be sent
-        self._probe_answer = ""
+        self._probe = ""
+        self._probe_answered = asyncio.Event()
 
     def tell_work(self, queue: str) -> None:
         """Tell other replicas, soon and at most every 100 ms, that *queue* has work."""
@@ -98,19 +99,20 @@ class Listener:
 
     async def _keep_probing(self, connection: Connection, lock: asyncio.Lock, beat: Beat) -> None:
         while True:
-            nonce = f"{self._me} {secrets.token_hex(4)}"
+            self._probe = f"{self._me} {secrets.token_hex(4)}"
+            self._probe_answered.clear()
             async with asyncio.timeout(PROBE_ANSWER_SECONDS):
                 async with lock:
-                    await connection.execute(SQL["executors.notify"], PROBE, nonce)
-                while self._probe_answer != nonce:  # noqa: ASYNC110 - the answer comes through a callback of the driver
-                    await asyncio.sleep(0.01)
+                    await connection.execute(SQL["executors.notify"], PROBE, self._probe)
+                await self._probe_answered.wait()
             beat()
             await asyncio.sleep(self._probe_seconds)
 
     def _receive(self, _connection: object, _pid: int, channel: str, payload: object) -> None:
         text = str(payload)
         if channel == PROBE:
-            self._probe_answer = text if text.startswith(self._me) else self._probe_answer
+            if text == self._probe:
+                self._probe_answered.set()
             return
         try:
             if channel == WAKE:

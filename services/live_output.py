@@ -31,6 +31,7 @@ class LiveOutput:
         self._text: list[str] = []
         self._seq = 0
         self._flusher: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     def progress(self, progress: dict[str, Any]) -> None:
         """Remember *progress* for the next write; an earlier one not yet written is forgotten."""
@@ -46,19 +47,23 @@ class LiveOutput:
     async def close(self) -> None:
         """Write what is left and stop."""
         if self._flusher is not None:
-            self._flusher.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._flusher
-            self._flusher = None
-            await self._flush()
+            # Asked to end rather than cancelled: a write under way would lose what it has taken out of the buffer.
+            flusher, self._flusher = self._flusher, None
+            self._closing.set()
+            await flusher
+            self._closing.clear()
 
     def _wake(self) -> None:
         if self._flusher is None:
             self._flusher = asyncio.create_task(self._loop(), name=f"live output {self._task_id}")
 
     async def _loop(self) -> None:
-        while True:
-            await asyncio.sleep(FLUSH_SECONDS)
+        last = False
+        while not last:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(FLUSH_SECONDS):
+                    await self._closing.wait()
+            last = self._closing.is_set()  # before the write: what comes while it writes gets one of its own
             await self._flush()
 
     async def _flush(self) -> None:
