@@ -77,7 +77,7 @@ class Engine:
             self.supervisor.start("rescuer", maintenance.keep_rescuing, interval=settings.rescue_seconds)
             self.supervisor.start("sweeper", maintenance.keep_sweeping, interval=SWEEP_SECONDS)
             self.supervisor.start("housekeeper", maintenance.keep_house, interval=HOUSEKEEPING_SECONDS)
-        if settings.listen:
+        if settings.listen and database.can_listen:
             self.listener = Listener(
                 database,
                 probe_seconds=settings.listen_probe_seconds,

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 from uuid import UUID
 
@@ -23,18 +25,26 @@ else:
 
 T = TypeVar("T")
 
+log = logging.getLogger(__name__)
+
 ACQUIRE_SECONDS = 2.0  # longer than this for a free connection means that the database is not answering
+CACHED_STATEMENTS = 200  # prepared in each connection; none behind a pooler, where the next one may meet another server process
 ROLE = "galley_web"
-SERVER_SETTINGS = {
+WEB_STATEMENT_SECONDS, ENGINE_STATEMENT_SECONDS = 5, 30
+LIMITS = {
     "jit": "off",  # costs more than it gives on short statements, and asyncpg's introspection is priced above its threshold
     "lock_timeout": "2s",
     "idle_in_transaction_session_timeout": "10s",
-    "tcp_keepalives_idle": "10",
-    "tcp_keepalives_interval": "5",
-    "tcp_keepalives_count": "2",
     "client_connection_check_interval": "2s",
     "timezone": "UTC",
 }
+SERVER_SETTINGS = LIMITS | {
+    "tcp_keepalives_idle": "10",
+    "tcp_keepalives_interval": "5",
+    "tcp_keepalives_count": "2",
+}
+# A connection pooler refuses or drops what a connection asks for at its start, so the role itself carries it as well.
+ROLE_SETTINGS = LIMITS | {"statement_timeout": f"{ENGINE_STATEMENT_SECONDS}s"}
 # What PostgreSQL being away looks like from here; everything else is a fault of a statement.
 CONNECTION_ERRORS = (
     OSError,
@@ -71,16 +81,76 @@ async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def connect(
-    dsn: str, *, application_name: str, role: str | None = None, timeout: float = 10.0
+    dsn: str, *, application_name: str, role: str | None = None, pooled: bool = False, timeout: float = 10.0
 ) -> asyncpg.Connection[asyncpg.Record]:
-    """Open one connection outside any pool. Raises: Unavailable with the reason."""
-    settings = {**SERVER_SETTINGS, "application_name": application_name} | ({"role": role} if role else {})
+    """Open one connection outside any pool. *pooled*: ask for nothing that a pooler in between refuses, keep nothing in the session.
+
+    Raises: Unavailable with the reason.
+    """
+    settings = {"application_name": application_name}
+    if not pooled:
+        settings |= SERVER_SETTINGS | ({"role": role} if role else {})
     try:
-        return await asyncpg.connect(dsn, server_settings=settings, timeout=timeout, command_timeout=60)
+        return await asyncpg.connect(
+            dsn,
+            server_settings=settings,
+            timeout=timeout,
+            command_timeout=60,
+            statement_cache_size=0 if pooled else CACHED_STATEMENTS,
+        )
     except (*CONNECTION_ERRORS, asyncpg.PostgresError, TimeoutError, ValueError) as exc:
         raise Unavailable(
             f"PostgreSQL does not answer at {without_password(dsn)}: {exc or type(exc).__name__}"
         ) from exc
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """An address of PostgreSQL and what was found out there."""
+
+    dsn: str
+    pooled: bool  # a connection pooler is in between: nothing may be kept in a session, LISTEN hears nothing
+    role: str | None  # to act as; None when the address signs in as galley_web
+
+
+async def inspect(dsn: str) -> Endpoint:
+    """Find out who signs in at *dsn*, and whether a connection pooler answers there. Raises: Unavailable."""
+    connection = await connect(dsn, application_name="galley check", pooled=True)
+    try:
+        row = await connection.fetchrow(
+            "SELECT session_user::text AS name, EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS known,"
+            " CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = $1) THEN pg_has_role(session_user, $1, 'SET') END AS may",
+            ROLE,
+        )
+        pooled = await _leads_through_pooler(connection)
+    finally:
+        connection.terminate()
+    assert row is not None
+    if row["name"] == ROLE:
+        return Endpoint(dsn=dsn, pooled=pooled, role=None)
+    if not row["known"] or not row["may"]:
+        raise Unavailable(
+            f"the database user {row['name']!r} may not act as {ROLE}: run `python main.py migrate` with a user that may create roles"
+        )
+    return Endpoint(dsn=dsn, pooled=pooled, role=ROLE)
+
+
+async def is_pooled(dsn: str) -> bool:
+    """Return whether a connection pooler answers at *dsn*. Raises: Unavailable."""
+    connection = await connect(dsn, application_name="galley check", pooled=True)
+    try:
+        return await _leads_through_pooler(connection)
+    finally:
+        connection.terminate()
+
+
+async def _leads_through_pooler(connection: asyncpg.Connection[asyncpg.Record]) -> bool:
+    """Return whether a process serves *connection* that is not its own.
+
+    PostgreSQL names the process when a connection opens, with the key that cancels its statements. A pooler, whose processes serve
+    now this client and now that one, has to make up keys of its own.
+    """
+    return bool(await connection.fetchval("SELECT pg_backend_pid()") != connection.get_server_pid())
 
 
 def without_password(dsn: str) -> str:
@@ -92,20 +162,58 @@ def without_password(dsn: str) -> str:
 
 
 class Database:
-    """Two pools, so that pages never wait for the engine nor the engine for pages. Both act as galley_web."""
+    """Two pools, so that pages never wait for the engine nor the engine for pages. Both act as galley_web.
 
-    def __init__(self, dsn: str, *, web_connections: int = 20, engine_connections: int = 6) -> None:
+    *direct_dsn* is a way round the connection pooler that *dsn* may lead through. Without one nothing listens, and everything works
+    by polling.
+    """
+
+    def __init__(
+        self, dsn: str, *, direct_dsn: str = "", web_connections: int = 20, engine_connections: int = 6
+    ) -> None:
         self.dsn = dsn
-        self.role: str | None = None
+        self._direct_dsn = direct_dsn
         self._sizes = (web_connections, engine_connections)
+        self._endpoint: Endpoint  # of the pools
+        self._direct: Endpoint  # of connections of their own
+        self._limit = ""  # goes into the round trip of BEGIN where the web pool's connections cannot carry it
         self._web: Pool
         self._engine: Pool
 
+    @property
+    def pooled(self) -> bool:
+        """Whether the pools lead through a connection pooler."""
+        return self._endpoint.pooled
+
+    @property
+    def can_listen(self) -> bool:
+        """Whether a connection of its own hears notifications."""
+        return not self._direct.pooled
+
     async def open(self) -> None:
         """Open the pools. Raises: Unavailable when PostgreSQL does not answer or the role is missing."""
-        self.role = await self._run_time_role()
-        self._web = await self._pool("galley web", self._sizes[0], statement_seconds=5)
-        self._engine = await self._pool("galley engine", self._sizes[1], statement_seconds=30)
+        self._endpoint = self._direct = await inspect(self.dsn)
+        if self._direct_dsn and self._direct_dsn != self.dsn:
+            self._direct = await inspect(self._direct_dsn)
+        self._refuse_unfit()
+        self._web = await self._pool("galley web", self._sizes[0], statement_seconds=WEB_STATEMENT_SECONDS)
+        self._engine = await self._pool(
+            "galley engine", self._sizes[1], statement_seconds=ENGINE_STATEMENT_SECONDS
+        )
+        if self.pooled:
+            self._limit = f", set_config('statement_timeout', '{WEB_STATEMENT_SECONDS}s', true)"
+            log.info("connection pooler found", extra={"address": without_password(self.dsn)})
+
+    def _refuse_unfit(self) -> None:
+        """Raises: Unavailable where a pooler is in the way of what needs a session."""
+        if self._endpoint.pooled and self._endpoint.role:
+            raise Unavailable(
+                f"DATABASE_URL leads through a connection pooler, where no role can be taken on: it must sign in as {ROLE}"
+            )
+        if self._direct.pooled and self._direct is not self._endpoint:
+            raise Unavailable(
+                "DIRECT_DATABASE_URL leads through a connection pooler as well: it must reach PostgreSQL itself"
+            )
 
     async def close(self) -> None:
         """Close the pools; connections still in use after five seconds are dropped."""
@@ -117,8 +225,11 @@ class Database:
                 pool.terminate()
 
     async def dedicated(self, name: str) -> asyncpg.Connection[asyncpg.Record]:
-        """Open a connection of its own, for listening or for the heartbeat; the caller closes it."""
-        connection = await connect(self.dsn, application_name=f"galley {name}", role=self.role)
+        """Open a connection of its own, for listening or for the heartbeat, round the pooler where there is a way; the caller closes it."""
+        where = self._direct
+        connection = await connect(
+            where.dsn, application_name=f"galley {name}", role=where.role, pooled=where.pooled
+        )
         try:
             await _prepare(connection)
         except BaseException:
@@ -130,7 +241,7 @@ class Database:
     async def tenant(self, tenant_id: UUID, actor: str) -> AsyncIterator[Connection]:
         """Open a transaction that sees the rows of one tenant and knows who acts."""
         quoted = actor.replace("'", "''").replace("\x00", "")
-        begin = f"BEGIN; SELECT set_config('app.tenant', '{tenant_id!s}', true), set_config('app.actor', '{quoted}', true)"
+        begin = f"BEGIN; SELECT set_config('app.tenant', '{tenant_id!s}', true), set_config('app.actor', '{quoted}', true){self._limit}"
         async with self._transaction(self._web, begin) as db:
             yield db
 
@@ -162,29 +273,12 @@ class Database:
             async with self.tenant(tenant_id, actor) as db:
                 return await work(db)
 
-    async def _run_time_role(self) -> str | None:
-        connection = await connect(self.dsn, application_name="galley check")
-        try:
-            row = await connection.fetchrow(
-                "SELECT session_user::text AS name, EXISTS (SELECT FROM pg_roles WHERE rolname = $1) AS known,"
-                " CASE WHEN EXISTS (SELECT FROM pg_roles WHERE rolname = $1) THEN pg_has_role(session_user, $1, 'SET') END AS may",
-                ROLE,
-            )
-        finally:
-            await connection.close()
-        assert row is not None
-        if row["name"] == ROLE:
-            return None
-        if not row["known"] or not row["may"]:
-            raise Unavailable(
-                f"the database user {row['name']!r} may not act as {ROLE}: run `python main.py migrate` with a user that may create roles"
-            )
-        return ROLE
-
     async def _pool(self, name: str, size: int, *, statement_seconds: int) -> Pool:
-        settings = {**SERVER_SETTINGS, "application_name": name, "statement_timeout": f"{statement_seconds}s"}
-        if self.role:
-            settings["role"] = self.role
+        settings = {"application_name": name}
+        if not self.pooled:
+            settings |= SERVER_SETTINGS | {"statement_timeout": f"{statement_seconds}s"}
+        if self._endpoint.role:
+            settings["role"] = self._endpoint.role
         return await asyncpg.create_pool(
             self.dsn,
             min_size=1,
@@ -196,6 +290,7 @@ class Database:
             + 5,  # PostgreSQL gives up first, unless the link to it is silent
             timeout=10,
             max_inactive_connection_lifetime=60,
+            statement_cache_size=0 if self.pooled else CACHED_STATEMENTS,
         )
 
     async def _acquire(self, pool: Pool) -> Any:

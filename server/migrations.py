@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ import asyncpg
 from server import database
 from services.errors import GalleyError
 from sql import FOLDER, Connection
+
+log = logging.getLogger(__name__)
 
 LOCK = 0x67616C6C  # pg_advisory_lock key: "gall"
 _FILE = re.compile(r"^(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.up\.sql$")
@@ -81,10 +84,11 @@ def read_migrations(folder: Path = FOLDER / "migrations") -> list[Migration]:
 
 async def migrate(dsn: str, *, web_password: str | None = None) -> Status:
     """Apply what is missing, under a lock that one process holds at a time. Raises: MigrationError, Unavailable."""
-    connection = await database.connect(dsn, application_name="galley migrate")
+    connection = await _connect(dsn)
     try:
         await _lock(connection)
         await _migrate(connection)
+        await _limit_role(connection)
         if web_password:
             quoted = await connection.fetchval("SELECT quote_literal($1::text)", web_password)
             await connection.execute(f"ALTER ROLE {database.ROLE} PASSWORD {quoted}")
@@ -97,7 +101,7 @@ async def migrate(dsn: str, *, web_password: str | None = None) -> Status:
 
 async def roll_back(dsn: str, *, to: int) -> Status:
     """Undo migrations newer than *to*, newest first; data they made is lost. Raises: MigrationError."""
-    connection = await database.connect(dsn, application_name="galley migrate")
+    connection = await _connect(dsn)
     try:
         await _lock(connection)
         for migration in reversed(read_migrations()):
@@ -118,7 +122,7 @@ async def roll_back(dsn: str, *, to: int) -> Status:
 
 async def check(dsn: str) -> Status:
     """Compare the database with this release without changing anything. Raises: Unavailable."""
-    connection = await database.connect(dsn, application_name="galley migrate")
+    connection = await database.connect(dsn, application_name="galley migrate", pooled=True)
     try:
         return await read_status(connection)
     finally:
@@ -135,6 +139,16 @@ async def read_status(connection: Connection) -> Status:
     )
     assert row is not None
     return Status(applied=row["applied"], known=known, works_with=row["works_with"])
+
+
+async def _connect(dsn: str) -> Connection:
+    """Open the session that a migration needs for its lock. Raises: MigrationError behind a pooler, Unavailable."""
+    if await database.is_pooled(dsn):
+        raise MigrationError(
+            "migrations need a session of their own and this address leads through a connection pooler:"
+            " set MIGRATE_DATABASE_URL or DIRECT_DATABASE_URL to an address of PostgreSQL itself"
+        )
+    return await database.connect(dsn, application_name="galley migrate")
 
 
 async def _lock(connection: Connection) -> None:
@@ -193,7 +207,13 @@ async def _refuse_unfit(connection: Connection) -> None:
 
 
 async def _apply_functions(connection: Connection) -> None:
-    """Re-create the functions of every file that changed. One transaction, so nobody sees half of them."""
+    """Re-create the functions of every file that changed. One transaction, so nobody sees half of them.
+
+    Not those of an older release: the newer one's serve both.
+    """
+    status = await read_status(connection)
+    if status.applied > status.known:
+        return
     known = {
         row["file"]: row["checksum"]
         for row in await connection.fetch("SELECT file, checksum FROM schema_functions")
@@ -212,6 +232,31 @@ async def _apply_functions(connection: Connection) -> None:
         await connection.execute("""
             REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA app FROM PUBLIC;
             GRANT EXECUTE ON ALL FUNCTIONS IN SCHEMA app TO galley_owner, galley_web, galley_engine""")
+
+
+async def _limit_role(connection: Connection) -> None:
+    """Give the role the limits that its connections ask for at their start, for those whose pooler drops them.
+
+    The role belongs to the cluster: migrators of other databases may be at it, and a user without the right to it goes on without.
+    """
+    have = await connection.fetchval(
+        "SELECT s.setconfig FROM pg_db_role_setting s JOIN pg_roles r ON r.oid = s.setrole WHERE r.rolname = $1 AND s.setdatabase = 0",
+        database.ROLE,
+    )
+    for name, value in database.ROLE_SETTINGS.items():
+        if f"{name}={value}" in (have or ()):
+            continue
+        try:
+            await connection.execute(f"ALTER ROLE {database.ROLE} SET {name} = '{value}'")
+        except asyncpg.InsufficientPrivilegeError as exc:
+            log.warning("role keeps no limits of its own", extra={"role": database.ROLE, "error": str(exc)})
+            return
+        except asyncpg.InternalServerError as exc:
+            if "concurrently updated" not in str(exc):
+                raise
+            await asyncio.sleep(0.05)
+            await _limit_role(connection)
+            return
 
 
 def _checksum(text: str) -> str:

@@ -43,7 +43,8 @@ class Settings(BaseSettings):
     public_tenant: str = "demo"
 
     database_url: SecretStr = SecretStr("")  # empty: the embedded PostgreSQL
-    migrate_database_url: SecretStr = SecretStr("")  # a user that may create roles; empty: database_url
+    direct_database_url: SecretStr = SecretStr("")  # round a connection pooler in database_url; empty: there is none
+    migrate_database_url: SecretStr = SecretStr("")  # a user that may create roles; empty: one of the two above
     galley_web_password: SecretStr = SecretStr("")  # `migrate` gives it to the role galley_web
     web_connections: Annotated[int, Field(ge=2, le=500)] = 20
     engine_connections: Annotated[int, Field(ge=2, le=100)] = 6
