@@ -58,6 +58,7 @@ _REFUSALS: dict[int, tuple[str, str]] = {
 _DATABASE_AWAY = (
     asyncpg.PostgresConnectionError,
     asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # the backend said goodbye while the connection lay idle in the pool
     asyncpg.CannotConnectNowError,
     asyncpg.AdminShutdownError,
     asyncpg.CrashShutdownError,

@@ -21,12 +21,24 @@ from pathlib import Path
 import asyncpg
 from aiohttp import ClientError
 
-from server import embedded, migrations
-from tests.chaos import cancels, drafts, drip, signals, stopping, streams, two_servers, zombies
+from tests.chaos import (
+    backlog,
+    cancels,
+    drafts,
+    drip,
+    restarts,
+    signals,
+    stopping,
+    streams,
+    two_servers,
+    zombies,
+)
 from tests.chaos.history import Report
-from tests.chaos.processes import Nursery, Pace, place
+from tests.chaos.processes import Nursery, Pace, own_place
 
 EXPERIMENTS = {
+    "backlog": (backlog.run, backlog.PACE),
+    "restarts": (restarts.run, Pace()),
     "two_servers": (two_servers.run, Pace()),
     "drip": (drip.run, drip.PACE),
     "zombies": (zombies.run, zombies.PACE),
@@ -41,21 +53,11 @@ EXPERIMENTS = {
 async def experiment(name: str, folder: Path, nursery: Nursery, *, seed: int, long: bool) -> Report:
     """Run one on a database of its own. What goes wrong with the experiment itself counts as a violation too."""
     run, pace = EXPERIMENTS[name]
-    running = await asyncio.to_thread(embedded.start_postgres, folder / "cluster", durable=True)
     try:
-        await migrations.migrate(running.admin_dsn)
-        async with place(
-            nursery=nursery,
-            admin_dsn=running.admin_dsn,
-            web_dsn=running.web_dsn,
-            folder=folder / "place",
-            pace=pace,
-        ) as made:
+        async with own_place(nursery=nursery, folder=folder, pace=pace) as made:
             return await run(made, seed=seed, long=long)
     except (AssertionError, TimeoutError, OSError, ClientError, asyncpg.PostgresError) as exc:
         return Report(violations=[f"{type(exc).__name__}: {exc}"])
-    finally:
-        await asyncio.to_thread(embedded.stop_postgres, running)
 
 
 def main() -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.chaos.processes import Nursery, Place, place
+from tests.chaos.processes import Nursery, Pace, Place, own_place, place
 from tests.conftest import Cluster
 
 MakePlace = Callable[..., AbstractAsyncContextManager[Place]]
@@ -35,5 +35,15 @@ def make_place(cluster: Cluster, database_name: str, nursery: Nursery, tmp_path:
             folder=tmp_path / "place",
             **more,
         )
+
+    return make
+
+
+@pytest.fixture
+def make_own_place(nursery: Nursery, tmp_path: Path) -> MakePlace:
+    """Return what opens a place on a durable PostgreSQL that is nobody else's, so that it may be killed."""
+
+    def make(pace: Pace | None = None) -> AbstractAsyncContextManager[Place]:
+        return own_place(nursery=nursery, folder=tmp_path, pace=pace)
 
     return make

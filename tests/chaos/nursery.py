@@ -19,6 +19,7 @@ import json
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Any
 
@@ -69,6 +70,8 @@ def be_child(order: dict[str, Any]) -> None:
         code = become(order)
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 1
+    except BaseException:  # noqa: BLE001 - os._exit would take it along unsaid
+        traceback.print_exc()
     finally:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -19,7 +19,9 @@ from typing import Any
 import asyncpg
 from aiohttp import ClientSession, ClientTimeout
 
+from server import embedded, migrations
 from server.database import Database
+from server.embedded import EmbeddedPostgres
 from tests.chaos import types
 from tests.chaos.history import History
 
@@ -93,15 +95,17 @@ class Child:
     log: Path
     url: str = ""
     faults: History
+    gone: bool = False
 
     @property
     def alive(self) -> bool:
-        """Whether it exists; a stopped one does."""
-        try:
-            os.kill(self.pid, 0)
-        except ProcessLookupError:
-            return False
-        return True
+        """Whether it exists; a stopped one does. Once gone it stays gone, whoever gets its number next."""
+        if not self.gone:
+            try:
+                os.kill(self.pid, 0)
+            except ProcessLookupError:
+                self.gone = True
+        return not self.gone
 
     def send(self, number: signal.Signals) -> None:
         """Send a signal and log it as a fault."""
@@ -147,6 +151,7 @@ class Place:
     model_url: str = "http://127.0.0.1:9/v1"  # nobody listens there
     model: str = "none"
     nursery: Nursery
+    postgres: EmbeddedPostgres | None = None  # where the experiment may do to it what it likes
     children: list[Child] = field(default_factory=list)
     history: History = field(init=False)
 
@@ -243,8 +248,9 @@ class Place:
     async def clean_up(self) -> None:
         """End every process of this place, whatever state it is in."""
         for child in self.children:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(child.pid, signal.SIGKILL)
+            if child.alive:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(child.pid, signal.SIGKILL)
         for child in self.children:
             await child.ended()
 
@@ -270,3 +276,22 @@ async def place(
     finally:
         await made.clean_up()
         made.history.close()
+
+
+@asynccontextmanager
+async def own_place(*, nursery: Nursery, folder: Path, pace: Pace | None = None) -> AsyncIterator[Place]:
+    """Yield a place on a durable PostgreSQL of its own, and leave neither running."""
+    postgres = await asyncio.to_thread(embedded.start_postgres, folder / "cluster", durable=True)
+    try:
+        await migrations.migrate(postgres.admin_dsn)
+        async with place(
+            nursery=nursery,
+            admin_dsn=postgres.admin_dsn,
+            web_dsn=postgres.web_dsn,
+            folder=folder / "place",
+            pace=pace,
+            postgres=postgres,
+        ) as made:
+            yield made
+    finally:
+        await asyncio.to_thread(embedded.stop_postgres, postgres)

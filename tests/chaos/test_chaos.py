@@ -7,7 +7,18 @@ import sys
 
 import pytest
 
-from tests.chaos import cancels, drafts, drip, signals, stopping, streams, two_servers, zombies
+from tests.chaos import (
+    backlog,
+    cancels,
+    drafts,
+    drip,
+    restarts,
+    signals,
+    stopping,
+    streams,
+    two_servers,
+    zombies,
+)
 from tests.chaos.conftest import MakePlace
 from tests.chaos.history import Report
 
@@ -18,6 +29,16 @@ def confirm(report: Report) -> None:
     """Show figures and seed, and fail with everything that was violated."""
     print(f"seed {SEED}: {report.figures}")
     assert report.violations == []
+
+
+async def test_a_backlog_is_worked_off_while_executors_are_killed_all_the_time(make_place: MakePlace) -> None:
+    async with make_place(pace=backlog.PACE) as place:
+        confirm(await backlog.run(place, seed=SEED))
+
+
+async def test_what_was_acknowledged_outlives_crashes_of_postgresql(make_own_place: MakePlace) -> None:
+    async with make_own_place() as place:
+        confirm(await restarts.run(place, seed=SEED))
 
 
 async def test_every_task_ends_once_when_one_of_two_servers_is_killed(make_place: MakePlace) -> None:

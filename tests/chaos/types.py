@@ -57,6 +57,12 @@ async def drip(task: TaskContext, payload: Payload) -> dict[str, int]:
     return {"fence": task.fence}
 
 
+async def tally(task: TaskContext, payload: Payload) -> dict[str, int]:
+    """Do next to nothing and return the fence that did it."""
+    await asyncio.sleep(payload.seconds)
+    return {"fence": task.fence}
+
+
 async def staged(task: TaskContext, payload: Payload) -> dict[str, int]:
     """Sleep in the first run only, so that it can be stopped there, then do one fenced thing and end."""
 
@@ -105,7 +111,7 @@ async def talk(task: TaskContext, payload: Payload) -> dict[str, str]:
 
 def register() -> None:
     """Add these types to this process."""
-    runs: tuple[Any, ...] = (drip, staged, linger, talk)
+    runs: tuple[Any, ...] = (drip, tally, staged, linger, talk)
     for run in runs:
         task_types.load_all()[run.__name__] = TaskType(
             name=run.__name__,
