@@ -1,6 +1,6 @@
 """Claims tasks, runs their code, and hands over how it ended. One per process.
 
-    claim loop ──> _run (one asyncio task per run) ──> finisher ──> PostgreSQL
+    claimer ──> _run (one asyncio task per run) ──> finisher ──> PostgreSQL
                      ▲ stop(): cancelled, timed out, lease lost, shutting down
 
 A run is stopped by cancelling its asyncio task, once, with a reason. Code that swallows the cancellation keeps its slot: after
@@ -20,14 +20,14 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from server import logs
+from server.claimer import Claimer
 from server.database import Database
 from server.finisher import Finisher, Outcome
 from server.lease import Lease, Timing
 from server.outcomes import outcome_of
 from server.supervisor import Beat, Supervisor
+from server.worker_processes import WorkerProcesses
 from services import task_types
 from services.embeddings import Embedder
 from services.errors import StaleAttempt
@@ -38,8 +38,6 @@ from sql import SQL
 
 log = logging.getLogger(__name__)
 
-CLAIM_BATCH = 500
-CONTENDED_SECONDS = (0.002, 0.010)
 DEADLINE_SECONDS = 0.1  # how much longer than its time-out a run may take; time-outs are whole seconds
 STOP_REASONS_WITHOUT_OUTCOME = ("cancelled", "lease lost", "shutdown")
 
@@ -55,6 +53,7 @@ class Options:
     drain: timedelta = timedelta(seconds=5)  # for runs to end by themselves when the process stops
     timing: Timing = field(default_factory=Timing)
     release: str = "0"
+    worker_processes: int = 2  # at the same time, for code that computes, blocks or may crash
 
 
 @dataclass(slots=True)
@@ -67,6 +66,14 @@ class _Running:
     begun: bool = False
     stop_reason: str = ""
     leaked: bool = False
+    watched: tuple[TaskContext, float] | None = None  # for types with a progress_timeout, and how many seconds it is
+
+    def has_stalled(self, now: float) -> bool:
+        """Whether it has shown no sign of progress for longer than its type allows."""
+        if self.watched is None:
+            return False
+        context, seconds = self.watched
+        return max(self.started, context.alive_at) + seconds <= now
 
     @property
     def deadline(self) -> float:
@@ -92,9 +99,10 @@ class Executor:
         self._provider, self._embedder = provider, embedder
         self._on_ended, self._on_scheduled = on_ended, on_scheduled
         self._running: dict[tuple[UUID, int], _Running] = {}  # by task and fence
-        self._wake = asyncio.Event()
-        self._draining = False
         self._dice = random.Random()  # noqa: S311 - spreads retries, guards nothing
+        self._stopping = False
+        self._lag = 0.0  # how late the event loop was at worst since the last heartbeat, in seconds
+        self._processes = WorkerProcesses(limit=options.worker_processes)
         self._finisher = Finisher(database, on_written=self._written)
         self.stale_results = 0
         self.lease = Lease(
@@ -103,9 +111,18 @@ class Executor:
             slots=options.slots,
             release=options.release,
             runs=self._list_runs,
+            load=self._report,
             on_lost=self._stop_lost,
             on_expired=self._stop_expired,
-            on_drain=self._stop_claiming,
+            on_drain=self._hold,
+        )
+        self._claimer = Claimer(
+            database,
+            self.lease,
+            poll=(options.poll_min, options.poll_max),
+            room=self._room,
+            start=self._start,
+            dice=self._dice,
         )
 
     @property
@@ -125,12 +142,12 @@ class Executor:
             "heartbeat", self.lease.keep, interval=self._options.timing.heartbeat.total_seconds()
         )
         supervisor.start("finisher", self._finisher.keep, interval=2)
-        supervisor.start("claimer", self._keep_claiming, interval=2)
+        supervisor.start("claimer", self._claimer.keep, interval=2)
         supervisor.start("deadlines", self._keep_deadlines, interval=1)
 
     def wake(self, queue: str = "") -> None:
         """Look for work now; *queue* is only a hint. Nothing depends on it but speed."""
-        self._wake.set()
+        self._claimer.expect(queue)
 
     def stop_cancelled(self, cancelled: Iterable[Cancelled]) -> list[Cancelled]:
         """Stop the runs of cancelled tasks that are here; return those that are not."""
@@ -145,7 +162,7 @@ class Executor:
 
     async def drain(self, *, hurry: asyncio.Event | None = None) -> None:
         """Stop claiming, let runs end or give them back with their attempt, and sign off. *hurry* skips the waiting."""
-        self._stop_claiming()
+        self._stopping = self._claimer.stopped = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.drain.total_seconds()):
                 await self._until_idle(hurry)
@@ -169,74 +186,19 @@ class Executor:
                     [f for _, f in left],
                 )
             log.info("runs given back", extra={"runs": len(left)})
+        await self._processes.close()
         await self.lease.give_up()
 
-    # Claim ---------------------------------------------------------------------------------------------------------
-
-    async def _keep_claiming(self, beat: Beat) -> None:
-        pause = self._options.poll_min.total_seconds()
-        while not self._draining:
-            await self.lease.held.wait()
-            claimed = await self._claim_round()
-            beat()
-            if claimed:
-                pause = self._options.poll_min.total_seconds()
-                continue
-            await self._pause(pause)
-            pause = min(pause * 2, self._options.poll_max.total_seconds())
-        await self._idle_for_ever(beat)
-
-    async def _idle_for_ever(self, beat: Beat) -> None:
-        while True:
-            beat()
-            await asyncio.sleep(1)
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait for a hint, or for *seconds* give or take a fifth so that replicas do not poll in step."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds * self._dice.uniform(0.8, 1.2)):
-                await self._wake.wait()
-
-    async def _claim_round(self) -> int:
-        """Fill free slots from every queue that has work. Returns how many tasks were claimed."""
-        self._wake.clear()
-        claimed = 0
-        if self._room() <= 0:
-            return 0  # the end of a run wakes this loop
-        async with self._database.statement() as db:
-            queues = await db.fetchval(SQL["executors.ready_queues"])
-            self._dice.shuffle(queues)
-            for queue in queues:
-                while (room := self._room()) > 0:
-                    got = await self._claim(db, queue, room)
-                    claimed += got
-                    if got < room:
-                        break
-        return claimed
+    # Run -----------------------------------------------------------------------------------------------------------
 
     def _room(self) -> int:
         # Half the slots at a time: one half runs while the other is being written (a quarter more tasks a second with 200 slots).
-        most = min(CLAIM_BATCH, max(self._options.slots // 2, 1))
-        return 0 if self._draining else min(self._options.slots - len(self._running), most)
+        return min(self._options.slots - len(self._running), max(self._options.slots // 2, 1))
 
-    async def _claim(self, db: asyncpg.Connection[asyncpg.Record], queue: str, room: int) -> int:
-        executor_id = self.lease.executor_id
-        rows = await db.fetch(SQL["executors.claim"], executor_id, queue, room)
-        outcome = rows[0]["outcome"] if rows else "empty"
-        if outcome == "contended":
-            await asyncio.sleep(self._dice.uniform(*CONTENDED_SECONDS))
-            self._wake.set()
-            return 0
-        if outcome != "claimed":
-            return 0
-        if executor_id != self.lease.executor_id or not self.lease.held.is_set():
-            return 0  # the lease was lost while the answer was on its way: the rescuer will see to them
-        for row in sorted(rows, key=lambda row: (row["priority"], row["run_at"], row["id"])):
-            self._start(_read_run(row))
-        log.info("tasks claimed", extra={"queue": queue, "tasks": len(rows)})
-        return len(rows)
-
-    # Run -----------------------------------------------------------------------------------------------------------
+    def _report(self) -> tuple[int, int, float]:
+        """Return what operators see of this executor: slots taken, slots leaked, lag in ms."""
+        lag, self._lag = self._lag, 0.0
+        return self.busy, self.leaked, lag * 1000
 
     def _start(self, run: Run) -> None:
         running = _Running(run, time.monotonic())
@@ -251,7 +213,7 @@ class Executor:
         logs.REQUEST_ID.set(run.request_id)
         ended: Any = None
         try:
-            ended = await self._call(run)
+            ended = await self._call(running)
         except (asyncio.CancelledError, Suspended, StaleAttempt) as exc:
             ended = exc
         except Exception as exc:  # noqa: BLE001 - the one place where code of task types may fail in any way it likes
@@ -262,10 +224,15 @@ class Executor:
             return
         self._hand_over(running, ended)
 
-    async def _call(self, run: Run) -> Any:
+    async def _call(self, running: _Running) -> Any:
+        run = running.run
         task_type = task_types.get(run.type)
         payload = task_type.payload.model_validate(run.payload)
-        context = TaskContext(run, database=self._database, embedder=self._embedder)
+        context = TaskContext(
+            run, database=self._database, embedder=self._embedder, processes=self._processes
+        )
+        if task_type.progress_timeout is not None:
+            running.watched = (context, task_type.progress_timeout.total_seconds())
         if (provider := self._provider) is not None:
             context.bind_llm(lambda: TaskModel(provider, self._database, context))
         try:
@@ -307,7 +274,7 @@ class Executor:
 
     def _free(self, running: _Running) -> None:
         self._running.pop((running.run.id, running.run.fence), None)
-        self._wake.set()
+        self._claimer.wake()
 
     def _list_runs(self) -> dict[UUID, int]:
         """Return the fence of each task that runs here. Leaked runs have lost theirs already."""
@@ -321,12 +288,17 @@ class Executor:
 
     async def _keep_deadlines(self, beat: Beat) -> None:
         """Stop runs whose time is up. One look at all of them is cheaper than a timer for each that is hardly ever needed."""
+        due = time.monotonic()
         while True:
             now = time.monotonic()
+            self._lag = max(self._lag, now - due)
             for running in list(self._running.values()):
                 if running.deadline <= now:
                     self._stop(running, "timeout")
+                elif running.has_stalled(now):
+                    self._stop(running, "stalled")
             beat()
+            due = time.monotonic() + DEADLINE_SECONDS
             await asyncio.sleep(DEADLINE_SECONDS)
 
     def _stop(self, running: _Running, reason: str) -> None:
@@ -373,22 +345,12 @@ class Executor:
             else:
                 self._stop(running, "lease lost")
 
-    def _stop_claiming(self) -> None:
-        self._draining = True
-        self._wake.set()
-
-
-def _read_run(row: asyncpg.Record) -> Run:
-    return Run(
-        id=row["id"],
-        tenant_id=row["tenant_id"],
-        type=row["type"],
-        type_version=row["type_version"],
-        fence=row["fence"],
-        attempt=row["attempt"],
-        max_attempts=row["max_attempts"],
-        seconds_left=row["seconds_left"],
-        created_by=row["created_by"],
-        request_id=row["request_id"],
-        payload=row["payload"],
-    )
+    def _hold(self, draining: bool) -> None:
+        """Claim nothing more while an operator drains this executor. Its runs go on."""
+        if not self._stopping and self._claimer.stopped != draining:
+            log.info(
+                "executor drained" if draining else "executor resumed",
+                extra={"executor_id": str(self.lease.executor_id)},
+            )
+            self._claimer.stopped = draining
+            self._claimer.wake()

@@ -39,7 +39,8 @@ class Timing:
 class Lease:
     """Registers this process as an executor and keeps it registered.
 
-    `runs` says which (task, fence) this executor holds; `on_lost` is called with those that are no longer its own, and
+    `runs` says which (task, fence) this executor holds and `load` what to report (slots taken, slots leaked, lag in ms). `on_drain` is told
+    whether an operator wants it drained; `on_lost` is called with those that are no longer its own, and
     `on_expired` when the lease may have run out: everything must stop, at once and without asking the database.
     What the database says is running here and is not is given back: the answer to its claim was lost on the way.
     """
@@ -52,9 +53,10 @@ class Lease:
         slots: int,
         release: str,
         runs: Callable[[], Mapping[UUID, int]],
+        load: Callable[[], tuple[int, int, float]],
         on_lost: Callable[[Mapping[UUID, int]], None],
         on_expired: Callable[[], None],
-        on_drain: Callable[[], None],
+        on_drain: Callable[[bool], None],
     ) -> None:
         self.executor_id = uuid4()
         self.held = asyncio.Event()
@@ -62,7 +64,7 @@ class Lease:
         self._timing = timing
         self._slots = slots
         self._release = release
-        self._runs = runs
+        self._runs, self._load = runs, load
         self._on_lost, self._on_expired, self._on_drain = on_lost, on_expired, on_drain
         self._fence_timer: asyncio.TimerHandle | None = None
         self._registering = asyncio.Lock()
@@ -120,6 +122,7 @@ class Lease:
                 self._timing.lease.total_seconds(),
                 list(runs),
                 list(runs.values()),
+                *self._load(),
             )
         assert row is not None
         if not self.held.is_set():
@@ -128,8 +131,7 @@ class Lease:
             self._expire()
             return
         self._trust(sent)
-        if row["draining"]:
-            self._on_drain()
+        self._on_drain(row["draining"])
         if row["lost"]:
             self._on_lost({task_id: runs[task_id] for task_id in row["lost"]})
         await self._give_back_unknown(connection)

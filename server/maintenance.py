@@ -7,6 +7,8 @@ import logging
 import random
 from collections.abc import Callable
 
+import asyncpg
+
 from server.database import Database
 from server.supervisor import Beat
 from sql import SQL
@@ -17,15 +19,27 @@ BATCH = 500
 OVERDUE_SECONDS = 30  # a run this long past its deadline is taken from its executor, lease or not
 SWEEP_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 60.0
+RETENTION_SECONDS = 3600.0
+RETENTION_RETRY_SECONDS = 60.0  # after a month that somebody was reading
+LOOKING_SECONDS = 660.0  # PostgreSQL gives up first (retention.take_time)
+STATISTICS_DAYS = 30
 
 
 class Maintenance:
-    """Three loops; `on_work(queue)` is told of each queue that got work by them."""
+    """Four loops; `on_work(queue)` is told of each queue that got work by them. *history_days*: how long ended tasks are kept; 0: for ever."""
 
-    def __init__(self, database: Database, *, rescue_seconds: float, on_work: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        database: Database,
+        *,
+        rescue_seconds: float,
+        on_work: Callable[[str], None],
+        history_days: int = 0,
+    ) -> None:
         self._database = database
         self._rescue_seconds = rescue_seconds
         self._on_work = on_work
+        self._history_days = history_days
 
     async def keep_rescuing(self, beat: Beat) -> None:
         """Take over what dead executors left, until cancelled."""
@@ -59,6 +73,46 @@ class Maintenance:
         while True:
             async with self._database.statement() as db:
                 await db.fetchval(SQL["executors.sweep_leftovers"], BATCH)
-                await db.fetchval(SQL["executors.ensure_partitions"])
+                await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS)
+                try:
+                    await db.fetchval(SQL["executors.ensure_partitions"])
+                except (
+                    asyncpg.LockNotAvailableError
+                ):  # a long reader; months are made ahead and readiness watches
+                    log.info("partitions wait for a reader")
             beat()
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def keep_history(self, beat: Beat) -> None:
+        """Drop months of history whose retention is over, until cancelled."""
+        while True:
+            waiting = await self.drop_expired()
+            beat()
+            await asyncio.sleep(RETENTION_RETRY_SECONDS if waiting else RETENTION_SECONDS)
+
+    async def drop_expired(self) -> int:
+        """Drop what has expired, each partition in a transaction of its own. Returns how many have to wait for a reader."""
+        if not self._history_days:
+            return 0
+        async with self._database.engine() as db:
+            months = await db.fetch(SQL["retention.old_months"], self._history_days)
+        waiting = 0
+        for parent, month in months:
+            about = {"table": parent, "month": f"{month:%Y-%m}"}
+            try:
+                async with self._database.engine() as db:
+                    await db.execute(SQL["retention.take_time"])
+                    dropped = await db.fetchval(
+                        SQL["retention.drop_month"],
+                        parent,
+                        month,
+                        self._history_days,
+                        timeout=LOOKING_SECONDS,
+                    )
+            except asyncpg.LockNotAvailableError:
+                waiting += 1
+                log.info("expired month waits for a reader", extra=about)
+            else:
+                if dropped:
+                    log.info("expired month dropped", extra=about)
+        return waiting

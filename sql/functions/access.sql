@@ -64,11 +64,17 @@ BEGIN
     SELECT t.id, t.name, t.settings FROM tenants t WHERE t.name = p_name;
 END $$;
 
--- The tenant of this name, made where it is new. For the command line.
+-- The tenant of this name, made where it is new. For the command line. The first one operates the installation.
 CREATE OR REPLACE FUNCTION app.ensure_tenant(p_name text) RETURNS uuid
 LANGUAGE sql VOLATILE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  INSERT INTO tenants (name) VALUES (p_name) ON CONFLICT (name) DO NOTHING;
+  INSERT INTO tenants (name, operates) SELECT p_name, NOT EXISTS (SELECT FROM tenants) ON CONFLICT (name) DO NOTHING;
   SELECT id FROM tenants WHERE name = p_name
+$$;
+
+-- Whether the current tenant's operators may act on what belongs to the installation: queues and executors.
+CREATE OR REPLACE FUNCTION app.operates() RETURNS boolean
+LANGUAGE sql STABLE SET search_path = public, app, pg_temp AS $$
+  SELECT coalesce((SELECT t.operates FROM tenants t WHERE t.id = app.current_tenant()), false)
 $$;
 
 DO $$

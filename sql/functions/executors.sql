@@ -8,14 +8,17 @@ $$;
 
 -- Renew the lease, unless it has already expired: then its runs may belong to others. The same round trip says which of the
 -- given runs are no longer this executor's (cancelled, rescued), so a lost notification costs one heartbeat at most.
-CREATE OR REPLACE FUNCTION app.heartbeat(p_id uuid, p_lease_seconds double precision, p_ids uuid[], p_fences int[])
+CREATE OR REPLACE FUNCTION app.heartbeat(p_id uuid, p_lease_seconds double precision, p_ids uuid[], p_fences int[], p_busy int DEFAULT 0,
+                                         p_leaked int DEFAULT 0, p_lag_ms real DEFAULT 0)
 RETURNS TABLE (alive boolean, draining boolean, lost uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 DECLARE
+  moment timestamptz := app.now();
   drain timestamptz;
 BEGIN
-  UPDATE executors e SET lease_until = app.now() + make_interval(secs => p_lease_seconds)
-  WHERE e.id = p_id AND e.lease_until > app.now()
+  UPDATE executors e
+  SET lease_until = moment + make_interval(secs => p_lease_seconds), seen_at = moment, busy = p_busy, leaked = p_leaked, lag_ms = p_lag_ms
+  WHERE e.id = p_id AND e.lease_until > moment
   RETURNING e.draining_at INTO drain;
   IF NOT FOUND THEN
     RETURN QUERY SELECT false, false, p_ids;
@@ -39,6 +42,6 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 $$;
 
 ALTER FUNCTION app.register_executor(uuid, text, int, text, int, double precision) OWNER TO galley_engine;
-ALTER FUNCTION app.heartbeat(uuid, double precision, uuid[], int[]) OWNER TO galley_engine;
+ALTER FUNCTION app.heartbeat(uuid, double precision, uuid[], int[], int, int, real) OWNER TO galley_engine;
 ALTER FUNCTION app.deregister_executor(uuid) OWNER TO galley_engine;
 ALTER FUNCTION app.prove_write(uuid) OWNER TO galley_engine;

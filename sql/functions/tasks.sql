@@ -62,6 +62,19 @@ BEGIN
     SELECT g.tenant_id, g.id, moment, p_event, g.fence, g.attempt, p_actor, g.executor_id,
            jsonb_strip_nulls(jsonb_build_object('from', g.state, 'reason', p_reason, 'error', p_error))
     FROM gone g
+  ), dead AS (
+    INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, requeues, failed_at)
+    SELECT g.id, g.tenant_id, g.queue, g.type, p_state, coalesce(p_error ->> 'class', g.error ->> 'class', 'unknown'),
+           coalesce((SELECT d.requeues + 1 FROM dead_letters d WHERE d.task_id = g.retry_of), 0), moment
+    FROM gone g
+    WHERE p_state IN ('failed', 'timed_out')
+  ), counted AS (
+    INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
+    SELECT g.tenant_id, date_trunc('minute', moment), g.queue, g.type, p_state, count(*), 0, 0,
+           coalesce(sum(extract(epoch FROM moment - g.started_at) * 1000) FILTER (WHERE g.state = 'running'), 0),
+           coalesce(max(extract(epoch FROM moment - g.started_at) * 1000) FILTER (WHERE g.state = 'running'), 0)
+    FROM gone g
+    GROUP BY g.tenant_id, g.queue, g.type
   )
   SELECT array_agg(g.tenant_id), array_agg(g.queue), array_agg(g.concurrency_key)
   INTO freed_tenants, freed_queues, freed_keys
@@ -69,97 +82,6 @@ BEGIN
   WHERE g.state = 'running' AND g.concurrency_key IS NOT NULL;
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
   PERFORM app.close_reviews(p_ids);
-END $$;
-
--- Claim up to p_want tasks of one queue for an executor.
--- outcome: claimed (with a task), empty, contended (another executor holds the queue: try again), paused, limited, unregistered.
-CREATE OR REPLACE FUNCTION app.claim(p_executor uuid, p_queue text, p_want int)
-RETURNS TABLE (outcome text, id uuid, tenant_id uuid, type text, type_version smallint, fence int, attempt smallint, max_attempts smallint,
-               priority smallint, run_at timestamptz, seconds_left double precision, created_by text, request_id text, payload jsonb)
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-  moment timestamptz := app.now();
-  chosen_queue queues;
-  room int := p_want;
-  running int;
-  candidates uuid[];
-  keyed boolean;
-  parked uuid[];
-BEGIN
-  -- The queue row is the mutex: counts below are statements of their own, so each sees what the last claimer did.
-  SELECT * INTO chosen_queue FROM queues q WHERE q.name = p_queue FOR NO KEY UPDATE SKIP LOCKED;
-  IF NOT FOUND THEN
-    RETURN QUERY SELECT o.outcome, t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
-      NULL::double precision, t.created_by, t.request_id, t.payload
-      FROM (SELECT CASE WHEN EXISTS (SELECT FROM queues q WHERE q.name = p_queue) THEN 'contended' ELSE 'empty' END) AS o (outcome)
-      LEFT JOIN tasks t ON false;
-    RETURN;
-  END IF;
-  IF chosen_queue.paused_at IS NOT NULL AND coalesce(chosen_queue.resume_at > moment, true) THEN
-    outcome := 'paused';
-    RETURN NEXT;
-    RETURN;
-  END IF;
-  IF NOT EXISTS (SELECT FROM executors e WHERE e.id = p_executor AND e.lease_until > moment AND e.draining_at IS NULL) THEN
-    outcome := 'unregistered';
-    RETURN NEXT;
-    RETURN;
-  END IF;
-  IF chosen_queue.max_running IS NOT NULL THEN
-    SELECT count(*) INTO running FROM tasks t WHERE t.queue = p_queue AND t.state = 'running';
-    room := least(room, chosen_queue.max_running - running);
-    IF room <= 0 THEN
-      outcome := 'limited';
-      RETURN NEXT;
-      RETURN;
-    END IF;
-  END IF;
-
-  LOOP
-    SELECT array_agg(c.id), bool_or(c.concurrency_key IS NOT NULL) INTO candidates, keyed
-    FROM (
-      SELECT t.id, t.concurrency_key FROM tasks t
-      WHERE t.queue = p_queue AND t.state = 'queued' AND (t.start_before IS NULL OR t.start_before > moment)
-      ORDER BY t.priority, t.run_at, t.id
-      LIMIT room
-      FOR NO KEY UPDATE SKIP LOCKED
-    ) c;
-    IF candidates IS NULL THEN
-      outcome := 'empty';
-      RETURN NEXT;
-      RETURN;
-    END IF;
-    EXIT WHEN NOT keyed;
-    -- Tasks whose key is full are parked, so a hot key at the head of the queue costs once, not at every claim.
-    SELECT array_agg(ranked.id) INTO parked
-    FROM (
-      SELECT t.id, t.concurrency_limit AS room_of_key,
-             row_number() OVER (PARTITION BY t.tenant_id, t.concurrency_key ORDER BY t.priority, t.run_at, t.id) +
-             (SELECT count(*) FROM tasks h WHERE h.tenant_id = t.tenant_id AND h.queue = t.queue
-                AND h.concurrency_key = t.concurrency_key AND h.state = 'running') AS place
-      FROM tasks t
-      WHERE t.id = ANY (candidates) AND t.concurrency_key IS NOT NULL
-    ) ranked
-    WHERE ranked.place > ranked.room_of_key;
-    EXIT WHEN parked IS NULL;
-    WITH blocked AS (
-      UPDATE tasks t SET state = 'blocked' WHERE t.id = ANY (parked) RETURNING t.*
-    )
-    INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
-    SELECT b.tenant_id, b.id, moment, 'blocked', b.fence, b.attempt, 'executor', p_executor, jsonb_build_object('key', b.concurrency_key)
-    FROM blocked b;
-    candidates := ARRAY(SELECT c FROM unnest(candidates) c WHERE c <> ALL (parked));
-    EXIT WHEN cardinality(candidates) > 0;
-  END LOOP;
-
-  RETURN QUERY
-    UPDATE tasks t
-    SET state = 'running', attempt = t.attempt + 1, fence = t.fence + 1, executor_id = p_executor, started_at = moment,
-        deadline_at = least(moment + make_interval(secs => t.timeout_seconds), t.total_deadline_at), progress = NULL
-    WHERE t.id = ANY (candidates)
-    RETURNING 'claimed', t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
-      extract(epoch FROM t.deadline_at - moment)::double precision, t.created_by, t.request_id, t.payload;
 END $$;
 
 -- End runs in one batch. outcome per id: done (also when an earlier try of this very batch had committed), busy (its row is
@@ -192,6 +114,19 @@ BEGIN
       g.executor_id, g.run_at, g.created_at, g.created_by, g.started_at, g.timeout_seconds, g.start_before, g.retry_of, g.concurrency_key,
       g.concurrency_limit, g.progress, i.error, g.request_id, g.payload, moment, NULL, NULL, i.result::jsonb
     FROM gone g JOIN given i ON i.id = g.id
+  ), dead AS (
+    INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, requeues, failed_at)
+    SELECT g.id, g.tenant_id, g.queue, g.type, i.state, coalesce(i.error ->> 'class', 'unknown'),
+           coalesce((SELECT d.requeues + 1 FROM dead_letters d WHERE d.task_id = g.retry_of), 0), moment
+    FROM gone g JOIN given i ON i.id = g.id
+    WHERE i.state IN ('failed', 'timed_out')
+  ), counted AS (
+    INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
+    SELECT g.tenant_id, date_trunc('minute', moment), g.queue, g.type, i.state, count(*),
+           sum(extract(epoch FROM g.started_at - g.run_at) * 1000), max(extract(epoch FROM g.started_at - g.run_at) * 1000),
+           sum(extract(epoch FROM moment - g.started_at) * 1000), max(extract(epoch FROM moment - g.started_at) * 1000)
+    FROM gone g JOIN given i ON i.id = g.id
+    GROUP BY g.tenant_id, g.queue, g.type, i.state
   )
   SELECT array_agg(g.id),
          array_agg(g.id) FILTER (WHERE i.state <> 'succeeded'),
@@ -212,7 +147,8 @@ BEGIN
     SELECT i.id,
            CASE WHEN i.id = ANY (coalesce(done, '{}')) THEN 'done'
                 WHEN EXISTS (SELECT FROM tasks t WHERE t.id = i.id AND t.fence = i.fence) THEN 'busy'
-                WHEN EXISTS (SELECT FROM task_history h WHERE h.id = i.id AND h.fence = i.fence AND h.state = i.state AND h.ended_by IS NULL) THEN 'done'
+                WHEN EXISTS (SELECT FROM tenants n JOIN task_history h ON h.tenant_id = n.id
+                             WHERE h.id = i.id AND h.fence = i.fence AND h.state = i.state AND h.ended_by IS NULL) THEN 'done'
                 ELSE 'stale' END
     FROM unnest(p_ids, p_fences, p_states) AS i (id, fence, state);
 END $$;
@@ -239,6 +175,9 @@ BEGIN
   INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
   VALUES (held.tenant_id, p_id, moment, p_event, p_fence, held.attempt, 'executor', held.executor_id,
           jsonb_strip_nulls(jsonb_build_object('error', p_error, 'delay_seconds', p_delay_seconds)));
+  INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
+  SELECT held.tenant_id, date_trunc('minute', moment), held.queue, held.type, p_event, 1, t.waited, t.waited, t.ran, t.ran
+  FROM (SELECT extract(epoch FROM held.started_at - held.run_at) * 1000 AS waited, extract(epoch FROM moment - held.started_at) * 1000 AS ran) t;
   PERFORM app.mark_unknown_calls(ARRAY[p_id]);
   PERFORM app.release_keys(ARRAY[held.tenant_id], ARRAY[held.queue], array_remove(ARRAY[held.concurrency_key], NULL));
   RETURN true;
@@ -353,6 +292,11 @@ BEGIN
     FROM tasks before
     WHERE t.id = ANY (lost) AND before.id = t.id AND t.state = 'running'
     RETURNING t.*, before.executor_id AS dead_executor
+  ), counted AS (
+    INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
+    SELECT r.tenant_id, date_trunc('minute', moment), r.queue, r.type, 'rescued', count(*), 0, 0, 0, 0
+    FROM rescued r
+    GROUP BY r.tenant_id, r.queue, r.type
   )
   INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
   SELECT r.tenant_id, r.id, moment, CASE WHEN r.state = 'waiting' THEN 'held' ELSE 'rescued' END, r.fence - 1, r.attempt, 'system:rescuer',
@@ -426,6 +370,7 @@ BEGIN
   UPDATE llm_calls c SET state = 'unknown', finished_at = moment, error = 'nobody was left to receive the answer'
   WHERE c.state = 'reserved' AND c.started_at < moment - interval '1 minute'
     AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = c.task_id AND t.fence = c.fence AND t.state = 'running');
+  UPDATE queues q SET paused_at = NULL, paused_by = NULL, resume_at = NULL WHERE q.resume_at <= moment;
   DELETE FROM idempotency i WHERE i.expires_at <= moment;
   DELETE FROM sessions s WHERE s.expires_at <= moment;
   DELETE FROM executors e WHERE e.lease_until < moment - interval '1 hour'
@@ -445,13 +390,6 @@ BEGIN
   DELETE FROM task_signals s WHERE s.created_at < app.now() - interval '1 day' AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = s.task_id);
   RETURN removed;
 END $$;
-
--- Which queues have something to claim: one cheap question per poll, however many queues there are.
-CREATE OR REPLACE FUNCTION app.ready_queues() RETURNS text[]
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT coalesce(array_agg(q.name ORDER BY q.name), '{}') FROM queues q
-  WHERE EXISTS (SELECT FROM tasks t WHERE t.queue = q.name AND t.state = 'queued')
-$$;
 
 -- Live tasks by queue and state, for metrics: reads indexes of the small live table only.
 CREATE OR REPLACE FUNCTION app.queue_depths() RETURNS TABLE (queue text, state text, tasks bigint)
@@ -485,9 +423,9 @@ DECLARE
   signature text;
 BEGIN
   FOREACH signature IN ARRAY ARRAY[
-    'app.claim(uuid, text, int)', 'app.finish(uuid[], int[], text[], text[], jsonb[])',
+    'app.finish(uuid[], int[], text[], text[], jsonb[])',
     'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])', 'app.give_back_unknown(uuid, uuid[], double precision)',
-    'app.rescue(int, int)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.ready_queues()', 'app.queue_depths()'
+    'app.rescue(int, int)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.queue_depths()'
   ] LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO galley_engine', signature);
   END LOOP;

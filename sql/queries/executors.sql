@@ -3,8 +3,8 @@
 SELECT app.register_executor($1, $2, $3, $4, $5, $6);
 
 -- name: heartbeat
--- $1 executor, $2 lease in seconds, $3 ids and $4 fences of its runs
-SELECT alive, draining, lost FROM app.heartbeat($1, $2, $3, $4);
+-- $1 executor, $2 lease in seconds, $3 ids and $4 fences of its runs, $5 slots taken, $6 of them leaked, $7 how late its event loop was, in ms
+SELECT alive, draining, lost FROM app.heartbeat($1, $2, $3, $4, $5, $6, $7);
 
 -- name: deregister
 -- $1 executor
@@ -15,12 +15,14 @@ SELECT app.deregister_executor($1);
 SELECT app.prove_write($1);
 
 -- name: ready_queues
-SELECT app.ready_queues();
+-- the floors of its latest claims: $1 queues, $2 priorities, $3 due times, $4 ids
+SELECT app.ready_queues($1, $2, $3, $4);
 
 -- name: claim
--- $1 executor, $2 queue, $3 how many
-SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts, priority, run_at, seconds_left, created_by, request_id, payload
-FROM app.claim($1, $2, $3);
+-- $1 executor, $2 queue, $3 how many, the floor of the latest claim or NULL: $4 priority, $5 due time, $6 id
+SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts, priority, run_at, seconds_left, created_by, request_id, payload,
+       snoozes, deadline_is_total
+FROM app.claim($1, $2, $3, $4, $5, $6);
 
 -- name: finish
 -- $1 ids, $2 fences, $3 states, $4 results as texts of JSON, $5 errors
@@ -56,3 +58,7 @@ SELECT app.ensure_partitions();
 -- name: notify
 -- $1 channel, $2 payload
 SELECT pg_notify($1, $2);
+
+-- name: fold_statistics
+-- $1 days to keep
+SELECT app.fold_statistics($1);

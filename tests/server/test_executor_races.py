@@ -38,7 +38,7 @@ async def claimed(database: Database, tenant: UUID, **more: Any) -> tuple[UUID, 
     task = await enqueue(database, tenant, "noop", **more)
     async with database.statement() as db:
         await db.execute(SQL["executors.register"], executor_id, "here", 1, "0", 10, 60.0)
-        await db.fetch(SQL["executors.claim"], executor_id, task.queue, 10)
+        await db.fetch(SQL["executors.claim"], executor_id, task.queue, 10, None, None, None)
     return executor_id, await get(database, tenant, task.id)
 
 
@@ -106,7 +106,7 @@ async def test_every_write_of_a_run_that_lost_its_task_is_refused(
     zombie = TaskContext(run_of(old), database=database)
     async with database.statement() as db:
         await db.fetchval(SQL["executors.give_back"], executor_id, [old.id], [old.fence])
-        await db.fetch(SQL["executors.claim"], executor_id, old.queue, 10)
+        await db.fetch(SQL["executors.claim"], executor_id, old.queue, 10, None, None, None)
 
     async def nothing(*_: Any) -> None: ...
 
@@ -137,8 +137,8 @@ async def test_an_executor_whose_lease_is_over_claims_nothing(
     await admin.execute("UPDATE executors SET lease_until = now() - interval '1 ms'")
     task = await enqueue(database, tenant, "noop")
     async with database.statement() as db:
-        dead = await db.fetch(SQL["executors.claim"], executor_id, "default", 10)
-        stranger = await db.fetch(SQL["executors.claim"], uuid4(), "default", 10)
+        dead = await db.fetch(SQL["executors.claim"], executor_id, "default", 10, None, None, None)
+        stranger = await db.fetch(SQL["executors.claim"], uuid4(), "default", 10, None, None, None)
 
     assert [row["outcome"] for row in (*dead, *stranger)] == ["unregistered", "unregistered"]
     assert (await get(database, tenant, task.id)).state == "queued"

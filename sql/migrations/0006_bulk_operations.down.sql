@@ -1,0 +1,2 @@
+SET ROLE galley_owner;
+RESET ROLE;
