@@ -30,6 +30,7 @@ from tests.chaos import (
     signals,
     stopping,
     streams,
+    twins,
     two_servers,
     zombies,
 )
@@ -39,6 +40,7 @@ from tests.chaos.processes import Nursery, Pace, own_place
 EXPERIMENTS = {
     "backlog": (backlog.run, backlog.PACE),
     "restarts": (restarts.run, Pace()),
+    "twins": (twins.run, Pace()),
     "two_servers": (two_servers.run, Pace()),
     "drip": (drip.run, drip.PACE),
     "zombies": (zombies.run, zombies.PACE),

@@ -16,6 +16,7 @@ from tests.chaos import (
     signals,
     stopping,
     streams,
+    twins,
     two_servers,
     zombies,
 )
@@ -39,6 +40,13 @@ async def test_a_backlog_is_worked_off_while_executors_are_killed_all_the_time(m
 async def test_what_was_acknowledged_outlives_crashes_of_postgresql(make_own_place: MakePlace) -> None:
     async with make_own_place() as place:
         confirm(await restarts.run(place, seed=SEED))
+
+
+async def test_equal_calls_get_one_task_and_one_answer_though_a_server_is_killed(
+    make_place: MakePlace,
+) -> None:
+    async with make_place() as place:
+        confirm(await twins.run(place, seed=SEED))
 
 
 async def test_every_task_ends_once_when_one_of_two_servers_is_killed(make_place: MakePlace) -> None:
