@@ -8,21 +8,24 @@ import random
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
 
 from server.finisher import Outcome
 from services import task_types
-from services.errors import Forbidden, GalleyError, Invalid, NotFound, StaleAttempt
+from services.errors import GalleyError, StaleAttempt
 from services.task_context import Run, Suspended
-from services.task_types import Permanent, Throttled
+from services.task_types import Retry
 
 log = logging.getLogger(__name__)
 
 MAX_RESULT_BYTES = 1 << 20
 MAX_MESSAGE_CHARACTERS = 2000
-DEFAULT_SNOOZE_SECONDS = 10.0
-# These would fail in the same way again.
-NOT_RETRIED = (Permanent, Invalid, NotFound, Forbidden, ValidationError)
+POISON_ATTEMPTS = 2
+SNOOZE_SECONDS = (0.01, 3600.0)  # whatever a provider asks for, the task comes back within the hour
+# What a run that was stopped for a reason is said to have failed of.
+STOPPED = {
+    "timeout": "the run took longer than its time-out",
+    "stalled": "the run showed no sign of progress for longer than its type allows",
+}
 
 
 def outcome_of(run: Run, ended: Any, *, stop_reason: str, dice: random.Random) -> Outcome | None:
@@ -30,17 +33,14 @@ def outcome_of(run: Run, ended: Any, *, stop_reason: str, dice: random.Random) -
 
     ended: what the code returned, or the exception it ended with.
     """
-    if stop_reason == "timeout":
-        return _failed(
-            run,
-            {"class": "timeout", "message": "the run took longer than its time-out"},
-            dice=dice,
-            final="timed_out",
-        )
+    if stop_reason == "timeout" and run.deadline_is_total:
+        error = {"class": "total_timeout", "message": "its total time is up"}
+        return _error(run, "timed_out", error)
+    if stop_reason in STOPPED:
+        error = {"class": stop_reason, "message": STOPPED[stop_reason]}
+        return _failed(run, error, dice=dice, final="timed_out")
     if isinstance(ended, Suspended | StaleAttempt):
         return None
-    if isinstance(ended, Throttled):
-        return _throttled(run, ended, dice=dice)
     if isinstance(ended, asyncio.CancelledError):
         return _failed(run, {"class": "interrupted", "message": "the code cancelled itself"}, dice=dice)
     if isinstance(ended, BaseException):
@@ -52,22 +52,24 @@ def _succeeded(run: Run, result: Any) -> Outcome:
     try:
         data = orjson.dumps(result)
     except TypeError as exc:
-        return _error(run, "failed", {"class": "result", "message": f"the result is not JSON: {exc}"})
-    if len(data) > MAX_RESULT_BYTES or b"\\u0000" in data:
-        return _error(
-            run,
-            "failed",
-            {
-                "class": "result",
-                "message": f"the result has {len(data)} bytes or holds a NUL; at most {MAX_RESULT_BYTES} are kept",
-            },
-        )
+        return _unkept(run, f"the result is not JSON: {exc}")
+    if len(data) > MAX_RESULT_BYTES:
+        return _unkept(run, f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} are kept")
+    if b"\\u0000" in data:
+        return _unkept(run, "the result holds the character NUL, which cannot be kept")
     return Outcome(run=run, state="succeeded", result=data.decode())
+
+
+def _unkept(run: Run, message: str) -> Outcome:
+    return _error(run, "failed", {"class": "result", "message": message})
 
 
 def _raised(run: Run, exc: BaseException, *, dice: random.Random) -> Outcome:
     name = exc.slug if isinstance(exc, GalleyError) else type(exc).__name__
     error = {"class": name, "message": str(exc).replace("\x00", "")[:MAX_MESSAGE_CHARACTERS] or name}
+    kind, _ = _policy(run)[0].judge(name, exc)
+    if kind == "throttled":
+        return _throttled(run, exc, error, dice=dice)
     extra = {
         "task_id": str(run.id),
         "type": run.type,
@@ -79,26 +81,40 @@ def _raised(run: Run, exc: BaseException, *, dice: random.Random) -> Outcome:
         log.warning("run failed", extra=extra)
     else:
         log.error("run failed", extra=extra, exc_info=exc)
-    if isinstance(exc, NOT_RETRIED):
-        return _error(run, "failed", error)
-    return _failed(run, error, dice=dice)
+    return _failed(run, error, exc, dice=dice)
 
 
-def _throttled(run: Run, exc: Throttled, *, dice: random.Random) -> Outcome:
-    error = {"class": exc.slug, "message": str(exc)}
-    if run.attempt > run.max_attempts:  # snoozed so often that snoozes began to count
-        return _error(run, "failed", error)
-    delay = (exc.retry_after or DEFAULT_SNOOZE_SECONDS) * dice.uniform(1.0, 1.1)
+def _throttled(run: Run, exc: BaseException, error: dict[str, Any], *, dice: random.Random) -> Outcome:
+    """Come back without using the attempt up, but not for ever."""
+    retry, max_snoozes = _policy(run)
+    if run.snoozes >= max_snoozes:
+        message = (
+            f"asked to wait for the {run.snoozes + 1}th time, which is once too often: {error['message']}"
+        )
+        return _error(run, "failed", error | {"message": message[:MAX_MESSAGE_CHARACTERS]})
+    asked: float | None = getattr(exc, "retry_after", None)
+    if asked is None:
+        delay = retry.delay(run.snoozes + 1, dice=dice).total_seconds()
+    else:
+        delay = asked * dice.uniform(1.0, 1.1)  # a tenth apart, so that not all come back at once
+    least, most = SNOOZE_SECONDS
+    delay = min(max(delay, least), most)
     return Outcome(run=run, retry_event="snoozed", error=error, delay=delay, counts=False)
 
 
-def _failed(run: Run, error: dict[str, Any], *, dice: random.Random, final: str = "failed") -> Outcome:
-    """Try again while attempts last, else end in *final*."""
-    if run.attempt >= run.max_attempts:
+def _failed(
+    run: Run,
+    error: dict[str, Any],
+    exc: BaseException | None = None,
+    *,
+    dice: random.Random,
+    final: str = "failed",
+) -> Outcome:
+    """Try again as the type's policy has it while attempts last, else end in *final*."""
+    kind, policy = _policy(run)[0].judge(error["class"], exc)
+    most = min(run.max_attempts, POISON_ATTEMPTS) if kind == "poison" else run.max_attempts
+    if kind == "permanent" or run.attempt >= most:
         return _error(run, final, error)
-    policy = (
-        task_types.load_all()[run.type].retry if run.type in task_types.load_all() else task_types.Retry()
-    )
     delay = policy.delay(run.attempt, dice=dice).total_seconds()
     return Outcome(
         run=run, retry_event="retry_scheduled", error=error | {"attempt": run.attempt}, delay=delay
@@ -107,3 +123,9 @@ def _failed(run: Run, error: dict[str, Any], *, dice: random.Random, final: str 
 
 def _error(run: Run, state: str, error: dict[str, Any]) -> Outcome:
     return Outcome(run=run, state=state, error=error | {"attempt": run.attempt})
+
+
+def _policy(run: Run) -> tuple[Retry, int]:
+    """Return the retry policy of the run's type and how often it may snooze; the usual ones for a type this release lacks."""
+    task_type = task_types.load_all().get(run.type)
+    return (task_type.retry, task_type.max_snoozes) if task_type else (Retry(), 0)

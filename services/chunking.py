@@ -14,7 +14,7 @@ from itertools import groupby
 
 from services import wordpiece
 from services.embeddings import MARKS, MAX_PIECES
-from services.parsing import Block, Parsed, readable
+from services.parsing import Block, Parsed, parse, readable
 
 CONTEXT_PIECES = 48  # of title and headings, repeated in every chunk so that it stands alone
 CHARACTERS_PER_PIECE = (
@@ -39,6 +39,14 @@ class Chunk:
     text: str
     search_text: str
     pieces: int
+
+
+def cut(source: str, mime: str, title: str) -> list[Chunk]:
+    """Return the chunks of a document as it was handed in. Raises: Invalid.
+
+    For a worker process: what somebody has uploaded may crash a parser or keep it busy for ever.
+    """
+    return chunk(parse(source, mime), title=title)
 
 
 def chunk(parsed: Parsed, *, title: str, budget: int = MAX_PIECES) -> list[Chunk]:

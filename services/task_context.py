@@ -55,6 +55,22 @@ class Database(Protocol):
         ...
 
 
+class Processes(Protocol):
+    """Where code runs that computes, blocks or may crash."""
+
+    async def run(
+        self,
+        function: Callable[..., T],
+        args: tuple[Any, ...],
+        *,
+        cpu_seconds: float,
+        memory_mb: int,
+        result_mb: int,
+    ) -> T:
+        """Call *function* in a process of its own; cancelling this kills the process."""
+        ...
+
+
 class Suspended(BaseException):
     """Ends a run because the task now waits. Not an Exception: code that catches those must not stop it."""
 
@@ -84,16 +100,26 @@ class Run:
     created_by: str
     request_id: str | None
     payload: dict[str, Any]
+    snoozes: int = 0
+    deadline_is_total: bool = False  # then `seconds_left` is what is left of the task's whole time
 
 
 class TaskContext:
     """One run of a task, as its code sees it."""
 
-    def __init__(self, run: Run, *, database: Database, embedder: Embedder | None = None) -> None:
+    def __init__(
+        self,
+        run: Run,
+        *,
+        database: Database,
+        embedder: Embedder | None = None,
+        processes: Processes | None = None,
+    ) -> None:
         self.run = run
         self.database = database
         self.current_step: str | None = None
-        self._embedder = embedder
+        self.alive_at = 0.0  # the latest sign of progress, on the monotonic clock; 0: none yet
+        self._embedder, self._processes = embedder, processes
         self._make_llm: Callable[[], TaskModel] | None = None
         self._llm: TaskModel | None = None
         self._checkpoints: dict[str, runs.Checkpoint] | None = None
@@ -172,12 +198,13 @@ class TaskContext:
         kept = await self._kept(name, input_hash)
         if kept is not None:
             return kept.output
-        started = time.monotonic()
+        started = self.alive_at = time.monotonic()
         self.current_step = name
         try:
             output = await fn()
         finally:
             self.current_step = None
+            self.alive_at = time.monotonic()
         checkpoint = runs.Checkpoint(
             name=name, kind="step", input_hash=input_hash, output=_plain(name, output)
         )
@@ -196,7 +223,7 @@ class TaskContext:
         kept = await self._kept(name, None)
         if kept is not None:
             return kept.output
-        started = time.monotonic()
+        started = self.alive_at = time.monotonic()
         async with asyncio.timeout(seconds), self.database.tenant(self.tenant_id, self.actor) as db:
             await runs.lock(db, self.id, self.fence)
             output = await fn(db)
@@ -221,13 +248,48 @@ class TaskContext:
             raise Suspended(name)
         return Signal(name=name, **outcome)
 
+    async def in_process(
+        self,
+        function: Callable[..., T],
+        *args: Any,
+        cpu_seconds: float = 60,
+        memory_mb: int = 512,
+        result_mb: int = 16,
+    ) -> T:
+        """Call `function(*args)` in a worker process: code that computes, blocks or may crash takes nothing with it there.
+
+        Stopping the run, for whatever reason, kills the process at once. It waits its turn when WORKER_PROCESSES are busy.
+
+        Args:
+            function: of a module, not of a class or another function. Its module is imported in a process that every call
+                starts from: it must start no threads. It has no connections, no settings and no secrets, and is no
+                coroutine. What it prints goes to the server's standard error.
+            args: what pickle can copy.
+            cpu_seconds: of processor time, rounded up; time by the clock is that of the run.
+            memory_mb: what it may take beyond what it starts with. Threads count with the address space they reserve.
+            result_mb: how large its result may be, which is made of plain values and data classes.
+        Raises: what the function raises, by class where it can be copied, else Retryable with the class as its slug;
+            ProcessLimit (never retried) naming the limit; ProcessCrashed (tried once more) when the process died otherwise.
+        """
+        if self._processes is None:
+            raise Permanent("this process has no worker processes")
+        self.alive_at = time.monotonic()
+        try:
+            return await self._processes.run(
+                function, args, cpu_seconds=cpu_seconds, memory_mb=memory_mb, result_mb=result_mb
+            )
+        finally:
+            self.alive_at = time.monotonic()
+
     async def progress(self, fraction: float, text: str) -> None:
         """Tell how far the run is: *fraction* of 1 and a few words. Written at most every 250 ms, the latest wins."""
+        self.alive_at = time.monotonic()
         self._live.progress({"fraction": round(max(0.0, min(1.0, fraction)), 4), "text": text[:200]})
         await asyncio.sleep(0)
 
     def emit(self, text: str) -> None:
         """Append live text for people watching; written at most every 250 ms."""
+        self.alive_at = time.monotonic()
         self._live.append(text)
 
     async def close(self) -> None:
@@ -258,4 +320,4 @@ def _plain(name: str, output: Any) -> Any:
     return orjson.loads(data)
 
 
-__all__ = ["Connection", "Database", "Run", "Signal", "StaleAttempt", "Suspended", "TaskContext"]
+__all__ = ["Connection", "Database", "Processes", "Run", "Signal", "StaleAttempt", "Suspended", "TaskContext"]

@@ -7,6 +7,7 @@ from typing import Any
 from uuid import UUID, uuid4
 
 from server.database import Database
+from server.worker_processes import WorkerProcesses
 from services import documents, search
 from services.documents import Document, NewDocument
 from services.embeddings import Embedder
@@ -60,7 +61,19 @@ async def start_ingest(
         id=row["id"], tenant_id=tenant, type=row["type"], type_version=row["type_version"], fence=row["fence"], attempt=row["attempt"],
         max_attempts=row["max_attempts"], seconds_left=60.0, created_by=row["created_by"], request_id=None, payload={},
     )  # fmt: skip
-    return TaskContext(run, database=database, embedder=embedder or RememberingEmbedder())
+    return TaskContext(
+        run,
+        database=database,
+        embedder=embedder or RememberingEmbedder(),
+        processes=WorkerProcesses(limit=1),
+    )
+
+
+async def close(context: TaskContext) -> None:
+    """End what start_ingest began."""
+    await context.close()
+    assert isinstance(context._processes, WorkerProcesses)
+    await context._processes.close()
 
 
 async def run_ingest(
@@ -74,7 +87,7 @@ async def run_ingest(
         state = "succeeded"
         return result
     finally:
-        await context.close()
+        await close(context)
         await admin.execute(
             "SELECT app.end_tasks(ARRAY[$1::uuid], $2, $2, NULL, 'test', NULL)", context.id, state
         )

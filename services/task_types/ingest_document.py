@@ -6,14 +6,13 @@ cache as soon as it is computed, so a run that is repeated goes on where the las
 
 from __future__ import annotations
 
-import asyncio
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
 from pydantic import BaseModel, ConfigDict
 
-from services import chunking, documents, embeddings, parsing
+from services import chunking, documents, embeddings
 from services.chunking import Chunk
 from services.errors import Invalid, Unavailable
 from services.task_context import TaskContext
@@ -22,6 +21,7 @@ from sql import Connection
 
 BATCH = 16  # chunks between two reports of progress, about a second
 MAX_CHUNKS = 1000  # prose of the greatest length gives 400
+PARSE_CPU_SECONDS, PARSE_MB = 60, 512  # the worst of the greatest length takes 2.5 s and 110 MB
 SWAP_SECONDS = 15.0  # prose of the greatest length takes 2, and on a machine under heavy load 5
 
 
@@ -64,16 +64,19 @@ async def _read(task: TaskContext, document_id: UUID) -> list[Chunk]:
     if source is None:
         raise Permanent("the document has been deleted")
     await task.progress(0.02, "reading")
-    chunks = await asyncio.to_thread(_cut, source)
+    chunks = await task.in_process(
+        chunking.cut,
+        source.text,
+        source.mime,
+        source.title,
+        cpu_seconds=PARSE_CPU_SECONDS,
+        memory_mb=PARSE_MB,
+    )
     if len(chunks) > MAX_CHUNKS:
         raise Invalid(
             f"the document falls into {len(chunks)} chunks, more than {MAX_CHUNKS}: hand it in as several"
         )
     return chunks
-
-
-def _cut(source: documents.Source) -> list[Chunk]:
-    return chunking.chunk(parsing.parse(source.text, source.mime), title=source.title)
 
 
 async def _embed(task: TaskContext, chunks: list[Chunk]) -> int:

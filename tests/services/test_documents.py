@@ -9,7 +9,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from server.database import Database
-from services import collections, documents, tasks
+from services import chunking, collections, documents, tasks
 from services.documents import NewDocument
 from services.embeddings import NO_MODEL
 from services.errors import Conflict, Invalid, NotFound, StaleAttempt, TooLarge, Unavailable
@@ -226,7 +226,7 @@ async def test_deleting_a_document_cancels_its_task_and_its_run_writes_nothing(
     assert [one.task_id for one in stopped] == [document.task_id]
     with pytest.raises(StaleAttempt):
         await ingest_document.run(context, ingest_document.Payload(document_id=document.id))
-    await context.close()
+    await knowledge.close(context)
     assert await counts(admin) == dict.fromkeys(TABLES, 0)
 
 
@@ -281,7 +281,7 @@ async def test_what_is_away_for_a_moment_does_not_fail_the_document(
 
     with pytest.raises(Unavailable):
         await ingest_document.run(context, ingest_document.Payload(document_id=document.id))
-    await context.close()
+    await knowledge.close(context)
 
     async with database.tenant(tenant, ACTOR) as db:
         assert (await documents.get(db, tenant, document.id)).state == "pending"
@@ -324,7 +324,7 @@ async def test_a_vector_that_left_the_cache_in_between_stops_the_swap(
     database: Database, admin: Admin, tenant: UUID
 ) -> None:
     document = await take_in(database, admin, tenant, new())
-    chunks = ingest_document._cut(documents.Source(title="Other", mime="text/markdown", text="Not embedded."))
+    chunks = chunking.cut("Not embedded.", "text/markdown", "Other")
 
     async with database.tenant(tenant, ACTOR) as db:
         complete = await documents.replace_chunks(db, tenant, document.id, chunks, model="all-MiniLM-L6-v2")

@@ -1,0 +1,124 @@
+"""Functions that tests call in worker processes: well behaved, endless, greedy, crashing."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from services.errors import Fault, Invalid
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a worker process sees of itself."""
+
+    pid: int
+    session: int
+    niceness: int
+    environment: dict[str, str]
+    open_files: dict[int, str]
+
+
+class Stubborn(Exception):
+    """Cannot be copied: it takes two arguments and remembers one."""
+
+    def __init__(self, first: str, second: str) -> None:
+        super().__init__(f"{first} and {second}")
+
+
+def add(left: int, right: int) -> int:
+    return left + right
+
+
+def facts() -> Facts:
+    handles = Path("/proc/self/fd")
+    open_files = {}
+    for handle in os.listdir(handles):
+        try:
+            open_files[int(handle)] = os.readlink(handles / handle)
+        except OSError:
+            continue  # the one that was used for the list
+    return Facts(os.getpid(), os.getsid(0), os.nice(0), dict(os.environ), open_files)
+
+
+def spin(mark: str) -> None:
+    """Never end, holding the interpreter's lock, and leave a note of the process."""
+    Path(mark).write_text(f"{os.getpid()}", encoding="utf-8")
+    while True:
+        pass
+
+
+def spin_with_company(mark: str) -> None:
+    """The same, having started a process of its own."""
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    Path(mark).write_text(f"{os.getpid()} {child.pid}", encoding="utf-8")
+    while True:
+        pass
+
+
+def sleep(seconds: float, mark: str | None = None) -> float:
+    if mark is not None:
+        Path(mark).write_text(f"{os.getpid()}", encoding="utf-8")
+    time.sleep(seconds)
+    return seconds
+
+
+def burst() -> int:
+    """Take memory until there is none."""
+    kept = []
+    while True:
+        kept.append(bytearray(8 << 20))
+
+
+def take(megabytes: int) -> int:
+    return len(bytearray(megabytes << 20))
+
+
+def vanish(status: int) -> None:
+    os._exit(status)
+
+
+def crash() -> None:
+    """Read where there is nothing, as a broken parser does."""
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    ctypes.string_at(0)
+
+
+def hang_up() -> None:
+    """Close everything and stay."""
+    os.closerange(3, 256)
+    signal.pause()
+
+
+def inflate(megabytes: int) -> bytes:
+    return bytes(megabytes << 20)
+
+
+def refuse() -> None:
+    raise Invalid("it has no text", slug="empty", faults=(Fault("/text", "is empty"),))
+
+
+def stumble() -> None:
+    raise ValueError("no luck")
+
+
+def be_stubborn() -> None:
+    raise Stubborn("this", "that")
+
+
+def give_code() -> Any:
+    """Return something whose reading would run code in the server."""
+
+    class Bomb:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return os.system, ("exit 1",)
+
+    return Bomb()
