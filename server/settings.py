@@ -59,7 +59,10 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
 
+    history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90  # of ended tasks; 0 keeps them for ever
+
     executor_slots: Annotated[int, Field(ge=1, le=10_000)] = 200
+    worker_processes: Annotated[int, Field(ge=1, le=100)] = 2
     lease_seconds: Seconds = 20
     heartbeat_seconds: Seconds = 4
     rescue_seconds: Seconds = 5
@@ -123,6 +126,7 @@ class Settings(BaseSettings):
                 heartbeat=timedelta(seconds=self.heartbeat_seconds),
             ),
             release=RELEASE,
+            worker_processes=self.worker_processes,
         )
 
     def secret(self) -> bytes:

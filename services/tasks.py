@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
@@ -324,7 +324,7 @@ def _columns(new: Sequence[NewTask]) -> list[list[Any]]:
                 one.concurrency_key,
                 one.concurrency_limit,
                 one.start_before,
-                one.total_timeout_seconds,
+                one.total_timeout_seconds or _seconds(task_type.total_timeout),
             )
         )
     if faults:
@@ -333,6 +333,10 @@ def _columns(new: Sequence[NewTask]) -> list[list[Any]]:
             faults=tuple(faults),
         )
     return [list(column) for column in zip(*rows, strict=True)]
+
+
+def _seconds(duration: timedelta | None) -> int | None:
+    return None if duration is None else int(duration.total_seconds())
 
 
 def _validate(
