@@ -19,7 +19,7 @@ from server import middleware, templating
 from server.database import Database
 from server.executor import Executor
 from server.listener import Listener
-from server.maintenance import HOUSEKEEPING_SECONDS, SWEEP_SECONDS, Maintenance
+from server.maintenance import HOUSEKEEPING_SECONDS, RETENTION_SECONDS, SWEEP_SECONDS, Maintenance
 from server.metrics import METRICS, Metrics
 from server.migrations import read_migrations
 from server.scheduler import LONGEST_PAUSE_SECONDS, Scheduler
@@ -34,6 +34,7 @@ from sql import SQL
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # an upload; JSON bodies have a smaller limit of their own
 READY_SECONDS = 2.0
+MONTHS_AHEAD = 1  # for which history must have its partitions; three are made
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -72,11 +73,17 @@ class Engine:
                 on_scheduled=self.scheduler.poke,
             )
             self.executor.start(self.supervisor)
-            maintenance = Maintenance(database, rescue_seconds=settings.rescue_seconds, on_work=self.wake)
+            maintenance = Maintenance(
+                database,
+                rescue_seconds=settings.rescue_seconds,
+                on_work=self.wake,
+                history_days=settings.history_retention_days,
+            )
             self.supervisor.start("scheduler", self.scheduler.keep, interval=LONGEST_PAUSE_SECONDS)
             self.supervisor.start("rescuer", maintenance.keep_rescuing, interval=settings.rescue_seconds)
             self.supervisor.start("sweeper", maintenance.keep_sweeping, interval=SWEEP_SECONDS)
             self.supervisor.start("housekeeper", maintenance.keep_house, interval=HOUSEKEEPING_SECONDS)
+            self.supervisor.start("retention", maintenance.keep_history, interval=RETENTION_SECONDS)
         if settings.listen and database.can_listen:
             self.listener = Listener(
                 database,
@@ -89,7 +96,7 @@ class Engine:
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain the executor, then stop every loop. *hurry* skips the waiting."""
         if self.executor is not None:
-            await self.supervisor.stop("scheduler", "rescuer", "sweeper", "housekeeper")
+            await self.supervisor.stop("scheduler", "rescuer", "sweeper", "housekeeper", "retention")
             await self.executor.drain(hurry=hurry)
         await self.supervisor.stop()
 
@@ -126,6 +133,7 @@ class Engine:
         try:
             async with asyncio.timeout(READY_SECONDS), self._parts.database.statement() as db:
                 applied = await db.fetchval("SELECT max(version) FROM schema_migrations")
+                months = await db.fetchval(SQL["retention.months_ahead"])
                 proven = self.executor is None or await db.fetchval(
                     SQL["executors.prove_write"], self.executor.lease.executor_id
                 )
@@ -133,6 +141,11 @@ class Engine:
             return checks | {"database": str(exc) or "it does not answer"}
         known = read_migrations()[-1].version
         checks["database"] = None if proven else "this executor is not registered"
+        checks["partitions"] = (
+            None
+            if months >= MONTHS_AHEAD
+            else f"history has room for {months} months ahead, {MONTHS_AHEAD} is the least"
+        )
         checks["schema"] = (
             None if applied >= known else f"the database is at {applied}, this release needs {known}"
         )

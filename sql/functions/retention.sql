@@ -79,11 +79,14 @@ BEGIN
   RETURN made;
 END $$;
 
--- For how many months after this one every table has its partition.
+-- For how many months after this one, without a gap, every table has its partition.
 CREATE OR REPLACE FUNCTION app.months_ahead() RETURNS int
 LANGUAGE sql STABLE SET search_path = public, app, pg_temp AS $$
-  SELECT min((SELECT count(*) FROM app.months_of(parent) m WHERE m.month > date_trunc('month', app.now(), 'UTC')))::int
-  FROM unnest(app.partitioned_tables()) AS parent
+  SELECT coalesce(min(a.ahead), 0)::int
+  FROM unnest(app.partitioned_tables()) AS p (parent) CROSS JOIN LATERAL (
+    SELECT count(*) FILTER (WHERE ranked.month = date_add(date_trunc('month', app.now(), 'UTC'), make_interval(months => ranked.place::int), 'UTC')) AS ahead
+    FROM (SELECT m.month, row_number() OVER (ORDER BY m.month) AS place
+          FROM app.months_of(p.parent) m WHERE m.month > date_trunc('month', app.now(), 'UTC')) AS ranked) AS a
 $$;
 
 -- Whether nothing in this month is needed any more: of tasks made in it (steps, history) or of events told in it. Needed is what belongs

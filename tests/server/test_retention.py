@@ -1,0 +1,324 @@
+"""History is kept in months: made ahead, dropped whole when nothing in them is needed any more. Time is the database's, and virtual."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from server.app import Engine, Parts
+from server.database import Database
+from server.maintenance import Maintenance
+from server.metrics import Metrics
+from server.settings import Settings
+from services.embeddings import Embedder
+from tests.conftest import Cluster
+
+KEPT_DAYS = 90
+PARENTS = ("task_history", "task_steps", "task_events")
+Admin = asyncpg.Connection
+
+
+def month_of(moment: datetime) -> datetime:
+    return moment.replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+
+
+def month_after(moment: datetime) -> datetime:
+    return month_of(month_of(moment) + timedelta(days=32))
+
+
+def id_at(moment: datetime) -> UUID:
+    """A version-7 id as PostgreSQL would have made it at *moment*."""
+    milliseconds = int(moment.timestamp() * 1000)
+    return UUID(int=milliseconds << 80 | 0x7 << 76 | 0x8 << 60 | secrets.randbits(60))
+
+
+@dataclass
+class Known:
+    """What the test knows of one task."""
+
+    id: UUID
+    created_at: datetime
+    finished_at: datetime | None = None
+    dead_letter: bool = False  # an open one
+    told_at: list[datetime] = field(default_factory=list)  # its events
+
+    def needed(self, now: datetime) -> bool:
+        """Whether it is live, ended within retention, or a dead letter that nobody has handled."""
+        cutoff = now - timedelta(days=KEPT_DAYS)
+        return self.finished_at is None or self.finished_at >= cutoff or self.dead_letter
+
+
+class World:
+    """A database whose clock the test moves."""
+
+    def __init__(self, dsn: str, admin: Admin, tenant: UUID, name: str) -> None:
+        self.dsn, self.admin, self.tenant, self.name = dsn, admin, tenant, name
+        self.now = datetime.now(UTC)
+        self.tasks: list[Known] = []
+
+    async def move_to(self, moment: datetime) -> None:
+        """Set the clock of every connection from now on."""
+        self.now = moment
+        await self.admin.execute(f"ALTER DATABASE {self.name} SET app.now = '{moment.isoformat()}'")
+        await self.admin.execute(f"SET app.now = '{moment.isoformat()}'")
+
+    @asynccontextmanager
+    async def maintenance(self, days: int = KEPT_DAYS) -> AsyncIterator[Maintenance]:
+        """A replica that has just started."""
+        database = Database(self.dsn)
+        await database.open()
+        try:
+            yield Maintenance(database, rescue_seconds=1, on_work=lambda _: None, history_days=days)
+        finally:
+            await database.close()
+
+    async def keep(self) -> None:
+        """Let the two loops go round once."""
+        async with self.maintenance() as maintenance:
+            for loop in (maintenance.keep_house, maintenance.keep_history):
+                beaten = asyncio.Event()
+                turning = asyncio.create_task(loop(beaten.set))
+                async with asyncio.timeout(20):
+                    await beaten.wait()
+                turning.cancel()
+                await asyncio.gather(turning, return_exceptions=True)
+
+    async def live(self) -> Known:
+        """A task that waits, with a checkpoint and an event."""
+        known = Known(id_at(self.now), self.now)
+        await self.admin.execute(
+            "INSERT INTO tasks (id, tenant_id, queue, type, state, waiting_for, waiting_since, created_by, payload)"
+            " VALUES ($1, $2, 'default', 'noop', 'waiting', 'word', app.now(), 'x', '{}')",
+            known.id,
+            self.tenant,
+        )
+        await self.admin.execute(
+            "INSERT INTO task_steps (tenant_id, task_id, name, kind, fence, started_at) VALUES ($1, $2, 'first', 'step', 1, app.now())",
+            self.tenant,
+            known.id,
+        )
+        await self.tell(known)
+        self.tasks.append(known)
+        return known
+
+    async def tell(self, known: Known) -> None:
+        """Add an event to the task's history."""
+        await self.admin.execute(
+            "INSERT INTO task_events (tenant_id, task_id, event, fence, attempt, actor) VALUES ($1, $2, 'waiting', 1, 1, 'x')",
+            self.tenant,
+            known.id,
+        )
+        known.told_at.append(self.now)
+
+    async def end(self, known: Known, *, dead_letter: bool = False) -> None:
+        """End the task now."""
+        await self.admin.fetch("SELECT * FROM app.cancel($1, $2, 'x', 'y')", self.tenant, [known.id])
+        known.finished_at = self.now
+        known.told_at.append(self.now)
+        if dead_letter:
+            known.dead_letter = True
+            await self.admin.execute(
+                "INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, failed_at)"
+                " VALUES ($1, $2, 'default', 'noop', 'failed', 'x', app.now())",
+                known.id,
+                self.tenant,
+            )
+
+    async def handle(self, known: Known) -> None:
+        """Discard the dead letter."""
+        await self.admin.execute(
+            "UPDATE dead_letters SET handled_at = app.now(), handled_as = 'discarded', handled_by = 'x' WHERE task_id = $1",
+            known.id,
+        )
+        known.dead_letter = False
+
+    async def months(self, parent: str) -> set[datetime]:
+        """The months that have a partition."""
+        rows = await self.admin.fetch("SELECT month FROM app.months_of($1)", parent)
+        return {row["month"] for row in rows}
+
+    def expected(self, parent: str, first: datetime) -> set[datetime]:
+        """The months that must be there: three ahead, those not old enough, and those with something that is needed."""
+        there = set()
+        month = month_of(first)
+        last = month_of(month_after(month_after(month_after(self.now))))
+        while month <= last:
+            young = month_after(month) > self.now - timedelta(days=KEPT_DAYS)
+            held = any(
+                month
+                in (
+                    {month_of(at) for at in task.told_at}
+                    if parent == "task_events"
+                    else {month_of(task.created_at)}
+                )
+                for task in self.tasks
+                if task.needed(self.now)
+            )
+            if young or held:
+                there.add(month)
+            month = month_after(month)
+        return there
+
+    async def check_rows(self) -> None:
+        """Nothing that is needed has lost a row, a checkpoint or an event."""
+        for task in self.tasks:
+            if not task.needed(self.now):
+                continue
+            table = "tasks" if task.finished_at is None else "task_history"
+            assert await self.admin.fetchval(f"SELECT count(*) FROM {table} WHERE id = $1", task.id) == 1
+            assert (
+                await self.admin.fetchval("SELECT count(*) FROM task_steps WHERE task_id = $1", task.id) == 1
+            )
+            events = await self.admin.fetchval("SELECT count(*) FROM task_events WHERE task_id = $1", task.id)
+            assert events == len(task.told_at)
+
+
+@pytest.fixture
+async def world(cluster: Cluster, database_name: str, admin: Admin, tenant: UUID) -> World:
+    return World(cluster.web(database_name), admin, tenant, database_name)
+
+
+# What happens in which month to tasks with a story; each month also has one that ends two days after it was made.
+STORY: dict[int, list[tuple[str, str]]] = {
+    0: [("begin", "patient"), ("begin", "loud")],
+    2: [("begin", "neglected"), ("fail", "neglected")],
+    3: [("tell", "loud")],  # so it has events in other months than its own
+    4: [("tell", "loud")],
+    6: [("end", "loud")],
+    9: [("end", "patient")],
+    11: [("handle", "neglected")],
+}
+
+
+async def tell_story(world: World, number: int, known: dict[str, Known]) -> None:
+    for what, name in STORY.get(number, []):
+        match what:
+            case "begin":
+                known[name] = await world.live()
+            case "tell":
+                await world.tell(known[name])
+            case "handle":
+                await world.handle(known[name])
+            case _:
+                await world.end(known[name], dead_letter=what == "fail")
+
+
+async def test_a_year_of_history_keeps_what_is_needed_and_drops_the_rest_whole(world: World) -> None:
+    began = moment = month_of(world.now) + timedelta(days=3)
+    known: dict[str, Known] = {}
+    for number in range(14):
+        await world.move_to(moment)
+        await tell_story(world, number, known)
+        ordinary = await world.live()
+        await world.move_to(moment + timedelta(days=2))
+        await world.end(ordinary)
+
+        await world.keep()
+
+        for parent in PARENTS:
+            assert await world.months(parent) == world.expected(parent, began), (number, parent)
+        await world.check_rows()
+        moment = month_after(moment) + timedelta(days=3)
+
+    assert await world.admin.fetchval("SELECT count(*) FROM dead_letters") == 0
+    for parent in PARENTS:
+        assert await world.admin.fetchval(f"SELECT count(*) FROM {parent}_default") == 0
+
+
+async def test_history_without_an_end_of_retention_is_kept(world: World) -> None:
+    await world.end(await world.live())
+    await world.move_to(world.now + timedelta(days=3650))
+
+    async with world.maintenance(days=0) as maintenance:
+        await maintenance.drop_expired()
+
+    assert await world.admin.fetchval("SELECT count(*) FROM task_history") == 1
+
+
+async def test_rows_without_a_month_move_into_it_when_it_is_made(world: World) -> None:
+    await world.move_to(world.now + timedelta(days=400))  # nothing has run for a year
+    early = await world.live()
+    late = await world.live()
+    await world.end(early)
+    for table in PARENTS:
+        assert await world.admin.fetchval(f"SELECT count(*) FROM {table}_default") > 0
+
+    await world.keep()
+    await world.tell(late)
+
+    await world.check_rows()
+    for table in PARENTS:
+        assert await world.admin.fetchval(f"SELECT count(*) FROM {table}_default") == 0
+    with pytest.raises(asyncpg.PostgresError, match="immutable"):
+        await world.admin.execute("DELETE FROM task_events")
+    facts: Any = await world.admin.fetch(
+        "SELECT relname FROM pg_class WHERE relname LIKE 'task\\_%\\_default' AND relkind = 'r' AND NOT (relrowsecurity AND relforcerowsecurity AND relispartition)"
+    )
+    assert facts == []
+
+
+async def test_a_month_that_somebody_reads_is_dropped_later_and_keeps_nobody_waiting(
+    world: World, cluster: Cluster
+) -> None:
+    await world.end(await world.live())
+    busy = await world.live()
+    await world.move_to(world.now + timedelta(days=200))
+    await world.keep()  # the months around the new date
+    await world.end(await world.live())
+    await world.admin.execute(
+        "UPDATE tasks SET id = $2 WHERE id = $1", busy.id, id_at(world.now)
+    )  # its month is free to go
+    reader = await asyncpg.connect(cluster.admin(world.name))
+    began = reader.transaction()
+    await began.start()
+    await reader.execute("SELECT count(*) FROM task_history")
+    before = await world.months("task_history")
+
+    async with world.maintenance() as maintenance:
+        dropping = asyncio.create_task(maintenance.drop_expired())
+        slowest = 0.0
+        while not dropping.done():
+            started = time.monotonic()
+            await world.admin.fetchval("SELECT count(*) FROM task_history")
+            slowest = max(slowest, time.monotonic() - started)
+            await asyncio.sleep(0.01)
+        assert await dropping >= 1
+        assert await world.months("task_history") == before
+        assert slowest < 1
+
+        await began.rollback()
+        await reader.close()
+        assert await maintenance.drop_expired() == 0
+
+    assert await world.months("task_history") < before
+
+
+async def test_readiness_is_red_while_the_coming_month_has_no_partition(world: World) -> None:
+    database = Database(world.dsn)
+    await database.open()
+    parts = Parts(
+        settings=Settings(role="web"), database=database, provider=None, embedder=Embedder(), base_url=""
+    )
+    engine = Engine(parts, Metrics(release="0", depths=lambda: engine.depths()))  # noqa: PLW0108 - made on this line
+
+    well = await engine.health()
+    await world.admin.execute(f"DROP TABLE task_steps_{month_after(world.now):%Y_%m}")
+    # Only what is ahead without a gap counts: the month after the next has its partition still.
+    ill = await engine.health()
+    await world.keep()
+    again = await engine.health()
+    await database.close()
+
+    assert well["partitions"] is None
+    assert ill["partitions"] == "history has room for 0 months ahead, 1 is the least"
+    assert again["partitions"] is None
