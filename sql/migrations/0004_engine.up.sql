@@ -16,6 +16,7 @@ ALTER TABLE queues
   ADD COLUMN tokens_at timestamptz NOT NULL DEFAULT app.now(),
   ADD COLUMN fair boolean NOT NULL DEFAULT false,
   ADD COLUMN last_tenant uuid,
+  ADD COLUMN pause_reason text CHECK (length(pause_reason) BETWEEN 1 AND 500),
   ADD COLUMN updated_at timestamptz,
   ADD COLUMN updated_by text,
   ADD CONSTRAINT queues_rate_has_burst CHECK ((rate_per_second IS NULL) = (burst IS NULL));
@@ -33,6 +34,7 @@ SELECT app.protect('queue_tenant_limits', 'SELECT');
 GRANT INSERT, UPDATE, DELETE ON queue_tenant_limits TO galley_engine;
 
 CREATE INDEX tasks_fair ON tasks (queue, tenant_id, priority, run_at, id) WHERE state = 'queued';       -- app.claim: turns between tenants
+CREATE INDEX tasks_retry_of ON tasks (retry_of) WHERE retry_of IS NOT NULL;                              -- what was requeued as what
 
 -- One index serves both the look-up of a task and its tenant's lists; every query names the tenant.
 ALTER TABLE task_history DROP CONSTRAINT task_history_pkey, ADD PRIMARY KEY (tenant_id, id);
