@@ -198,9 +198,12 @@ def create_app(parts: Parts) -> web.Application:
     app[keys.HEALTH] = engine.health
     app[keys.SCRAPE] = metrics.render
     middleware.install(app)
-    templating.install(app)
-    for package in (routes.api, routes.pages, routes.public):
-        _add_routes(app, package.__name__, package.__path__)
+    if settings.role == "executor":
+        app.add_routes(health.probes)
+    else:
+        templating.install(app)
+        for package in (routes.api, routes.pages, routes.public):
+            _add_routes(app, package.__name__, package.__path__)
     app.on_startup.append(health.prepare_document)
     app.cleanup_ctx.append(_engine)
     return app

@@ -257,7 +257,7 @@ def _sign_in(request: web.Request) -> web.Response:
 
 
 def _for_programs(request: web.Request) -> bool:
-    return request.path.startswith(_PROGRAMS)
+    return request.path.startswith(_PROGRAMS) or keys.TEMPLATES not in request.app  # a process without pages
 
 
 @web.middleware

@@ -63,6 +63,10 @@ async def docs(request: web.Request) -> web.Response:
     return keys.page(request, "docs/docs.html")
 
 
+# All that a process serves which only runs tasks.
+probes = [web.get("/livez", livez), web.get("/readyz", readyz), web.get("/metrics", metrics)]
+
+
 async def prepare_document(app: web.Application) -> None:
     """Build the document once, when all routes are known; for `on_startup`."""
     app[_DOCUMENT] = orjson.dumps(

@@ -1,0 +1,58 @@
+-- name: register
+-- $1 executor, $2 host, $3 pid, $4 release, $5 slots, $6 lease in seconds
+SELECT app.register_executor($1, $2, $3, $4, $5, $6);
+
+-- name: heartbeat
+-- $1 executor, $2 lease in seconds, $3 ids and $4 fences of its runs
+SELECT alive, draining, lost FROM app.heartbeat($1, $2, $3, $4);
+
+-- name: deregister
+-- $1 executor
+SELECT app.deregister_executor($1);
+
+-- name: prove_write
+-- $1 executor
+SELECT app.prove_write($1);
+
+-- name: ready_queues
+SELECT app.ready_queues();
+
+-- name: claim
+-- $1 executor, $2 queue, $3 how many
+SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts, priority, run_at, seconds_left, created_by, request_id, payload
+FROM app.claim($1, $2, $3);
+
+-- name: finish
+-- $1 ids, $2 fences, $3 states, $4 results as texts of JSON, $5 errors
+SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5);
+
+-- name: give_back
+-- $1 executor, $2 ids, $3 fences
+SELECT app.give_back($1, $2, $3);
+
+-- name: give_back_unknown
+-- $1 executor, $2 ids of its runs, $3 seconds after which a claim without an answer is taken for lost
+SELECT app.give_back_unknown($1, $2, $3);
+
+-- name: rescue
+-- $1 how many at most, $2 seconds a run may be past its deadline
+SELECT id, queue, type, outcome FROM app.rescue($1, $2);
+
+-- name: promote
+-- $1 how many at most
+SELECT queues, promoted, next_due_seconds FROM app.promote($1);
+
+-- name: sweep
+-- $1 how many at most
+SELECT timed_out, woken FROM app.sweep($1);
+
+-- name: sweep_leftovers
+-- $1 how many at most
+SELECT app.sweep_leftovers($1);
+
+-- name: ensure_partitions
+SELECT app.ensure_partitions();
+
+-- name: notify
+-- $1 channel, $2 payload
+SELECT pg_notify($1, $2);

@@ -1,0 +1,145 @@
+-- name: enqueue
+-- $1 tenant, $2 actor, $3 request id, $4 retry_of, then arrays of one length: $5 type, $6 type_version, $7 payload, $8 queue, $9 priority,
+-- $10 run_at (NULL: now), $11 timeout_seconds, $12 max_attempts, $13 on_crash, $14 concurrency_key, $15 concurrency_limit,
+-- $16 start_before, $17 total_timeout_seconds
+WITH moment AS MATERIALIZED (
+  SELECT app.now() AS at
+)
+INSERT INTO tasks (tenant_id, created_by, request_id, retry_of, type, type_version, payload, queue, priority, run_at, timeout_seconds,
+  max_attempts, on_crash, concurrency_key, concurrency_limit, start_before, total_deadline_at, created_at, state)
+SELECT $1, $2, $3, $4, n.type, n.type_version, n.payload, n.queue, n.priority, coalesce(n.run_at, moment.at), n.timeout_seconds,
+  n.max_attempts, n.on_crash, n.concurrency_key, n.concurrency_limit, n.start_before,
+  moment.at + make_interval(secs => n.total_timeout_seconds), moment.at,
+  CASE WHEN n.run_at > moment.at THEN 'scheduled' ELSE 'queued' END
+FROM moment, unnest($5::text[], $6::smallint[], $7::jsonb[], $8::text[], $9::smallint[], $10::timestamptz[], $11::int[], $12::smallint[],
+  $13::text[], $14::text[], $15::smallint[], $16::timestamptz[], $17::int[])
+  AS n (type, type_version, payload, queue, priority, run_at, timeout_seconds, max_attempts, on_crash, concurrency_key, concurrency_limit,
+        start_before, total_timeout_seconds)
+WHERE NOT EXISTS (                               -- an unknown queue stores nothing: the caller says which there are
+  SELECT FROM unnest($8::text[]) AS named (queue)
+  LEFT JOIN queues AS q ON q.name = named.queue
+  WHERE q.name IS NULL
+)
+RETURNING id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
+  created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error, request_id,
+  payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result, deadline_at, waiting_for,
+  wait_until, on_crash;
+
+-- name: get
+-- $1 tenant, $2 id
+SELECT * FROM all_tasks WHERE tenant_id = $1 AND id = $2;
+
+-- name: list
+-- $1 tenant, $2 before id (NULL: newest), $3 limit, $4 state, $5 type, $6 queue,
+-- $7 lower and $8 upper bound of an id (uuid text read as a prefix), $9 text: prefix of a type, or a concurrency key; each NULL: any
+SELECT * FROM (
+  (SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
+          created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error,
+          request_id, payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result,
+          deadline_at, waiting_for, wait_until, on_crash
+   FROM tasks
+   WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
+     AND ($6::text IS NULL OR queue = $6)
+     AND ($7::uuid IS NULL OR id BETWEEN $7 AND $8 OR retry_of BETWEEN $7 AND $8)
+     AND ($9::text IS NULL OR starts_with(type, $9) OR concurrency_key = $9)
+   ORDER BY id DESC LIMIT $3)
+  UNION ALL
+  (SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
+          created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error,
+          request_id, payload, finished_at, ended_by, reason, result, NULL, NULL, NULL, NULL
+   FROM task_history
+   WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
+     AND ($6::text IS NULL OR queue = $6)
+     AND ($7::uuid IS NULL OR id BETWEEN $7 AND $8 OR retry_of BETWEEN $7 AND $8)
+     AND ($9::text IS NULL OR starts_with(type, $9) OR concurrency_key = $9)
+   ORDER BY id DESC LIMIT $3)
+) AS both_tables
+ORDER BY id DESC
+LIMIT $3;
+
+-- name: list_events
+-- $1 tenant, $2 task
+SELECT seq, at, event, fence, attempt, actor, executor_id, detail
+FROM task_events
+WHERE tenant_id = $1 AND task_id = $2
+ORDER BY at, seq;
+
+-- name: list_steps
+-- $1 tenant, $2 task
+SELECT name, kind, fence, output, started_at, finished_at
+FROM task_steps
+WHERE tenant_id = $1 AND task_id = $2
+ORDER BY finished_at, name;
+
+-- name: pulse
+-- $1 tenant, $2 id: what changes whenever the task's page does
+SELECT t.state, t.fence, t.attempt, t.progress::text, t.run_at, t.error::text, t.finished_at,
+       (SELECT count(*) FROM task_events e WHERE e.tenant_id = $1 AND e.task_id = $2) AS events,
+       (SELECT count(*) FROM task_steps s WHERE s.tenant_id = $1 AND s.task_id = $2) AS steps,
+       (SELECT max(o.seq) FROM task_output o WHERE o.tenant_id = $1 AND o.task_id = $2 AND o.fence = t.fence) AS pieces,
+       (SELECT jsonb_object_agg(c.state, c.calls)::text
+        FROM (SELECT state, count(*) AS calls FROM llm_calls WHERE tenant_id = $1 AND task_id = $2 GROUP BY state) c) AS calls,
+       (SELECT count(*) FROM reviews r WHERE r.tenant_id = $1 AND r.task_id = $2 AND r.state = 'pending') AS reviews
+FROM all_tasks t
+WHERE t.tenant_id = $1 AND t.id = $2;
+
+-- name: list_output
+-- $1 tenant, $2 task, $3 fence, $4 after seq
+SELECT seq, text FROM task_output WHERE tenant_id = $1 AND task_id = $2 AND fence = $3 AND seq > $4 ORDER BY seq;
+
+-- name: list_requeued
+-- $1 tenant, $2 task: the tasks that were made from it, oldest first
+SELECT id, state, created_at FROM all_tasks WHERE tenant_id = $1 AND retry_of = $2 ORDER BY id;
+
+-- name: count_live
+-- $1 tenant
+SELECT state, count(*) AS tasks FROM tasks WHERE tenant_id = $1 GROUP BY state;
+
+-- name: cancel
+-- $1 tenant, $2 ids, $3 actor, $4 reason
+SELECT id, executor_id, fence FROM app.cancel($1, $2, $3, $4);
+
+-- name: limit_lock_wait
+-- a cancel answers within its tries rather than queue behind a long transaction (RULINGS 8)
+SET LOCAL lock_timeout = '250ms';
+
+-- name: lock
+-- $1 tenant, $2 id
+SELECT id, type, queue, state, waiting_for, fence, attempt FROM tasks WHERE tenant_id = $1 AND id = $2 FOR NO KEY UPDATE;
+
+-- name: insert_signal
+-- $1 tenant, $2 task, $3 name, $4 data, $5 actor; the first one wins
+INSERT INTO task_signals (tenant_id, task_id, name, data, actor)
+VALUES ($1, $2, $3, $4, $5)
+ON CONFLICT (task_id, name) DO NOTHING
+RETURNING true;
+
+-- name: resume
+-- $1 tenant, $2 task, $3 signal name, $4 actor: queue the task if that is what it waits for
+WITH moment AS MATERIALIZED (
+  SELECT app.now() AS at
+), resumed AS (
+  UPDATE tasks t
+  SET state = 'queued', run_at = moment.at, total_deadline_at = t.total_deadline_at + (moment.at - t.waiting_since), waiting_for = NULL,
+      wait_until = NULL, waiting_since = NULL
+  FROM moment
+  WHERE t.tenant_id = $1 AND t.id = $2 AND t.state = 'waiting' AND t.waiting_for = $3
+  RETURNING t.id, t.tenant_id, t.queue, t.fence, t.attempt, moment.at
+), told AS (
+  INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, detail)
+  SELECT r.tenant_id, r.id, r.at, 'signalled', r.fence, r.attempt, $4, jsonb_build_object('signal', $3::text) FROM resumed r
+)
+SELECT queue FROM resumed;
+
+-- name: copy_steps
+-- $1 tenant, $2 from task, $3 to task: paid work only; writes and waits belong to the task that made them
+INSERT INTO task_steps (tenant_id, task_id, name, kind, fence, input_hash, output, started_at, finished_at)
+SELECT s.tenant_id, $3, s.name, s.kind, 0, s.input_hash, s.output, s.started_at, s.finished_at
+FROM task_steps s
+WHERE s.tenant_id = $1 AND s.task_id = $2 AND s.kind = 'step';
+
+-- name: list_queues
+SELECT name, paused_at, paused_by, resume_at, max_running FROM queues ORDER BY name;
+
+-- name: depths
+SELECT queue, state, tasks FROM app.queue_depths();
