@@ -66,7 +66,7 @@ class _Running:
     begun: bool = False
     stop_reason: str = ""
     leaked: bool = False
-    watched: tuple[TaskContext, float] | None = None  # for types with a progress_timeout, and how many seconds it is
+    watched: tuple[TaskContext, float] | None = None  # of types with a progress_timeout, and that in seconds
 
     def has_stalled(self, now: float) -> bool:
         """Whether it has shown no sign of progress for longer than its type allows."""
@@ -102,6 +102,8 @@ class Executor:
         self._dice = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._stopping = False
         self._lag = 0.0  # how late the event loop was at worst since the last heartbeat, in seconds
+        self._looked_at = time.monotonic()  # at deadlines, the latest time
+        self._blocked_at = 0.0  # the latest look that came far too late
         self._processes = WorkerProcesses(limit=options.worker_processes)
         self._finisher = Finisher(database, on_written=self._written)
         self.stale_results = 0
@@ -112,6 +114,7 @@ class Executor:
             release=options.release,
             runs=self._list_runs,
             load=self._report,
+            blocked=self._was_blocked,
             on_lost=self._stop_lost,
             on_expired=self._stop_expired,
             on_drain=self._hold,
@@ -292,6 +295,9 @@ class Executor:
         while True:
             now = time.monotonic()
             self._lag = max(self._lag, now - due)
+            if self._was_blocked(now):
+                self._blocked_at = now
+            self._looked_at = now
             for running in list(self._running.values()):
                 if running.deadline <= now:
                     self._stop(running, "timeout")
@@ -300,6 +306,11 @@ class Executor:
             beat()
             due = time.monotonic() + DEADLINE_SECONDS
             await asyncio.sleep(DEADLINE_SECONDS)
+
+    def _was_blocked(self, since: float) -> bool:
+        """Whether the event loop stood still since then for a tenth of a lease: then code that runs here may have cost the lease."""
+        longest = self._options.timing.lease.total_seconds() / 10
+        return self._blocked_at >= since or time.monotonic() - self._looked_at > DEADLINE_SECONDS + longest
 
     def _stop(self, running: _Running, reason: str) -> None:
         if running.stop_reason or running.handle is None:

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -36,6 +37,15 @@ class Timing:
         return self.lease * 0.7
 
 
+@dataclass(frozen=True, slots=True)
+class _Lost:
+    """A lease that ended although this process lives: what ran under it, and whether the event loop had been blocked."""
+
+    executor_id: UUID
+    runs: dict[UUID, int]
+    blocked: bool
+
+
 class Lease:
     """Registers this process as an executor and keeps it registered.
 
@@ -43,6 +53,8 @@ class Lease:
     whether an operator wants it drained; `on_lost` is called with those that are no longer its own, and
     `on_expired` when the lease may have run out: everything must stop, at once and without asking the database.
     What the database says is running here and is not is given back: the answer to its claim was lost on the way.
+    A lease that is lost by a process that lives is reported when it registers again, so that its runs do not count as crashed;
+    `blocked` says whether the event loop stood still at some time since a given moment: then their attempts count.
     """
 
     def __init__(
@@ -54,6 +66,7 @@ class Lease:
         release: str,
         runs: Callable[[], Mapping[UUID, int]],
         load: Callable[[], tuple[int, int, float]],
+        blocked: Callable[[float], bool],
         on_lost: Callable[[Mapping[UUID, int]], None],
         on_expired: Callable[[], None],
         on_drain: Callable[[bool], None],
@@ -64,7 +77,9 @@ class Lease:
         self._timing = timing
         self._slots = slots
         self._release = release
-        self._runs, self._load = runs, load
+        self._runs, self._load, self._blocked = runs, load, blocked
+        self._lost: list[_Lost] = []
+        self._sent = 0.0  # when the last successful renewal was sent
         self._on_lost, self._on_expired, self._on_drain = on_lost, on_expired, on_drain
         self._fence_timer: asyncio.TimerHandle | None = None
         self._registering = asyncio.Lock()
@@ -92,12 +107,14 @@ class Lease:
             self._stop_timer()
             self.held.clear()
             async with self._database.statement() as db:
+                await self._report_lost(db)
                 await db.execute(SQL["executors.deregister"], self.executor_id)
 
     async def _register(self, connection: Connection) -> None:
         if self._given_up:
             return
-        sent = asyncio.get_running_loop().time()
+        await self._report_lost(connection)
+        sent = time.monotonic()
         async with asyncio.timeout(RENEW_SECONDS):
             await connection.execute(
                 SQL["executors.register"],
@@ -113,7 +130,7 @@ class Lease:
         log.info("executor registered", extra={"executor_id": str(self.executor_id), "slots": self._slots})
 
     async def _renew(self, connection: Connection) -> None:
-        sent = asyncio.get_running_loop().time()
+        sent = time.monotonic()
         runs = self._runs()
         async with asyncio.timeout(RENEW_SECONDS):
             row = await connection.fetchrow(
@@ -144,11 +161,26 @@ class Lease:
         if given:
             log.warning("claims without an answer given back", extra={"tasks": len(given)})
 
+    async def _report_lost(self, connection: Connection) -> None:
+        """Tell of leases that were lost: the runs were stopped, their task need not pass for one that kills its process."""
+        while self._lost:
+            lost = self._lost[0]
+            async with asyncio.timeout(RENEW_SECONDS):
+                excused = await connection.fetchval(
+                    SQL["executors.report_lost"],
+                    lost.executor_id,
+                    list(lost.runs),
+                    list(lost.runs.values()),
+                    not lost.blocked,
+                )
+            self._lost.pop(0)
+            log.info("lost lease reported", extra={"executor_id": str(lost.executor_id), "runs": excused})
+
     def _trust(self, sent: float) -> None:
         self._stop_timer()
-        self._fence_timer = asyncio.get_running_loop().call_at(
-            sent + self._timing.self_fence.total_seconds(), self._expire
-        )
+        self._sent = sent
+        left = sent + self._timing.self_fence.total_seconds() - time.monotonic()
+        self._fence_timer = asyncio.get_running_loop().call_later(left, self._expire)
 
     def _stop_timer(self) -> None:
         if self._fence_timer is not None:
@@ -160,7 +192,9 @@ class Lease:
         self._stop_timer()
         if not self.held.is_set():
             return
-        log.warning("executor lease lost", extra={"executor_id": str(self.executor_id)})
+        blocked = self._blocked(self._sent)
+        log.warning("executor lease lost", extra={"executor_id": str(self.executor_id), "blocked": blocked})
+        self._lost.append(_Lost(self.executor_id, dict(self._runs()), blocked))
         self.held.clear()
         self._on_expired()
         self.executor_id = uuid4()

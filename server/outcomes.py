@@ -88,9 +88,7 @@ def _throttled(run: Run, exc: BaseException, error: dict[str, Any], *, dice: ran
     """Come back without using the attempt up, but not for ever."""
     retry, max_snoozes = _policy(run)
     if run.snoozes >= max_snoozes:
-        message = (
-            f"asked to wait for the {run.snoozes + 1}th time, which is once too often: {error['message']}"
-        )
+        message = f"asked to wait {run.snoozes + 1} times, once more than the type allows: {error['message']}"
         return _error(run, "failed", error | {"message": message[:MAX_MESSAGE_CHARACTERS]})
     asked: float | None = getattr(exc, "retry_after", None)
     if asked is None:

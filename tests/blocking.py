@@ -1,7 +1,8 @@
-"""Functions that tests call in worker processes: well behaved, endless, greedy, crashing."""
+"""Functions that tests call in worker processes (well behaved, endless, greedy, crashing) and how tests see what became of them."""
 
 from __future__ import annotations
 
+import asyncio
 import ctypes
 import os
 import resource
@@ -92,6 +93,11 @@ def crash() -> None:
     ctypes.string_at(0)
 
 
+def crash_parser(source: str, mime: str, title: str) -> None:
+    """What a hostile document does to a parser with a hole in it."""
+    crash()
+
+
 def hang_up() -> None:
     """Close everything and stay."""
     os.closerange(3, 256)
@@ -122,3 +128,28 @@ def give_code() -> Any:
             return os.system, ("exit 1",)
 
     return Bomb()
+
+
+def alive(pid: int) -> bool:
+    """Whether the process runs; one that is only waiting to be reaped does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def marked(mark: Path) -> list[int]:
+    """Wait until a function has left its note and return the pids in it."""
+    async with asyncio.timeout(10):
+        while not (mark.exists() and mark.read_text(encoding="utf-8")):
+            await asyncio.sleep(0.005)
+    return [int(pid) for pid in mark.read_text(encoding="utf-8").split()]
+
+
+async def gone(*pids: int, seconds: float = 2) -> float:
+    """Wait until none of the processes runs; returns how long that took."""
+    started = time.monotonic()
+    async with asyncio.timeout(seconds):
+        while any(alive(pid) for pid in pids):
+            await asyncio.sleep(0.002)
+    return time.monotonic() - started

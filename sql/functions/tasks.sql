@@ -273,13 +273,13 @@ BEGIN
     FROM tasks t WHERE t.id = ANY (lost);
   PERFORM app.mark_unknown_calls(lost);
   IF exhausted IS NOT NULL THEN
-    PERFORM app.end_tasks(exhausted, 'failed', 'failed', '{"class": "crash", "message": "the executor died and no attempts are left"}', 'system:rescuer', NULL);
+    PERFORM app.end_tasks(exhausted, 'failed', 'failed', '{"class": "crash", "message": "its executor died or lost its lease, and no attempts are left"}', 'system:rescuer', NULL);
   END IF;
   IF looping IS NOT NULL THEN
-    PERFORM app.end_tasks(looping, 'failed', 'crash_limit', '{"class": "crash_loop", "message": "the executor died three times while running this task"}', 'system:rescuer', NULL);
+    PERFORM app.end_tasks(looping, 'failed', 'crash_limit', '{"class": "crash_loop", "message": "its executor died three times while running this task"}', 'system:rescuer', NULL);
   END IF;
   IF refused IS NOT NULL THEN
-    PERFORM app.end_tasks(refused, 'failed', 'failed', '{"class": "crash", "message": "the executor died, and this type of task does not run again after a crash"}', 'system:rescuer', NULL);
+    PERFORM app.end_tasks(refused, 'failed', 'failed', '{"class": "crash", "message": "its executor died or lost its lease, and this type of task does not run again after that"}', 'system:rescuer', NULL);
   END IF;
   WITH rescued AS (
     UPDATE tasks t
@@ -288,7 +288,7 @@ BEGIN
         waiting_since = CASE WHEN t.on_crash = 'hold' THEN moment END,
         wait_until = NULL,
         executor_id = NULL, deadline_at = NULL, fence = t.fence + 1, crashes = t.crashes + 1,
-        error = '{"class": "crash", "message": "the executor died"}'
+        error = '{"class": "crash", "message": "its executor died or lost its lease"}'
     FROM tasks before
     WHERE t.id = ANY (lost) AND before.id = t.id AND t.state = 'running'
     RETURNING t.*, before.executor_id AS dead_executor
@@ -303,6 +303,37 @@ BEGIN
          r.dead_executor, jsonb_build_object('crashes', r.crashes)
   FROM rescued r;
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
+END $$;
+
+-- What a process says whose lease ended although it lives, as soon as it reaches the database again: those runs did not crash. What the
+-- rescuer has not taken yet is given back (p_refund), or taken as after a crash; then no crash is counted, and with p_refund no attempt.
+-- p_refund is for a process whose event loop was never blocked: no code that it ran can be what cost the lease. Anything else
+-- counts as an attempt, so that code which blocks the loop at every run ends after max_attempts. Once for each executor.
+CREATE OR REPLACE FUNCTION app.report_lost_lease(p_executor uuid, p_ids uuid[], p_fences int[], p_refund boolean) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+DECLARE
+  excused int;
+BEGIN
+  DELETE FROM executors e WHERE e.id = p_executor;
+  IF NOT FOUND THEN
+    RETURN 0;
+  END IF;
+  IF p_refund THEN
+    PERFORM app.give_back(p_executor, p_ids, p_fences);
+  ELSE
+    PERFORM app.rescue(10000, 86400);
+  END IF;
+  WITH mine AS MATERIALIZED (
+    SELECT t.id FROM tasks t
+    WHERE t.id = ANY (p_ids) AND EXISTS (
+      SELECT FROM unnest(p_ids, p_fences) AS r (id, fence) JOIN task_events e ON e.task_id = r.id AND e.fence = r.fence
+      WHERE r.id = t.id AND e.tenant_id = t.tenant_id AND e.executor_id = p_executor AND e.event IN ('rescued', 'held'))
+    ORDER BY t.id FOR NO KEY UPDATE
+  )
+  UPDATE tasks t SET crashes = greatest(t.crashes - 1, 0), attempt = greatest(t.attempt - CASE WHEN p_refund THEN 1 ELSE 0 END, 0)
+  FROM mine m WHERE t.id = m.id;
+  GET DIAGNOSTICS excused = ROW_COUNT;
+  RETURN excused;
 END $$;
 
 -- Queue what is due: scheduled tasks, and waiting ones whose time is up.
@@ -425,7 +456,7 @@ BEGIN
   FOREACH signature IN ARRAY ARRAY[
     'app.finish(uuid[], int[], text[], text[], jsonb[])',
     'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])', 'app.give_back_unknown(uuid, uuid[], double precision)',
-    'app.rescue(int, int)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.queue_depths()'
+    'app.rescue(int, int)', 'app.report_lost_lease(uuid, uuid[], int[], boolean)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.queue_depths()'
   ] LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO galley_engine', signature);
   END LOOP;

@@ -32,6 +32,10 @@ SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5);
 -- $1 executor, $2 ids, $3 fences
 SELECT app.give_back($1, $2, $3);
 
+-- name: report_lost
+-- $1 executor whose lease ended although its process lives, $2 ids and $3 fences of its runs, $4 whether their attempts are given back
+SELECT app.report_lost_lease($1, $2, $3, $4);
+
 -- name: give_back_unknown
 -- $1 executor, $2 ids of its runs, $3 seconds after which a claim without an answer is taken for lost
 SELECT app.give_back_unknown($1, $2, $3);

@@ -19,6 +19,7 @@ from server.worker_processes import WorkerProcesses
 from services.errors import Fault, Invalid
 from services.task_types import Permanent, ProcessCrashed, ProcessLimit, Retryable
 from tests import blocking
+from tests.blocking import gone, marked
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,31 +35,6 @@ async def call(processes: WorkerProcesses, function: Callable[..., Any], *args: 
     return await processes.run(
         function, args, **{"cpu_seconds": 10, "memory_mb": 64, "result_mb": 1, **limits}
     )
-
-
-def alive(pid: int) -> bool:
-    """Whether the process runs; one that is only waiting to be reaped does not."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] not in "ZX"
-    except OSError:
-        return False
-
-
-async def marked(mark: Path) -> list[int]:
-    """Wait until a function has left its note and return the pids in it."""
-    async with asyncio.timeout(10):
-        while not (mark.exists() and mark.read_text(encoding="utf-8")):
-            await asyncio.sleep(0.005)
-    return [int(pid) for pid in mark.read_text(encoding="utf-8").split()]
-
-
-async def gone(*pids: int, seconds: float = 2) -> float:
-    """Wait until none of the processes runs; returns how long that took."""
-    started = time.monotonic()
-    async with asyncio.timeout(seconds):
-        while any(alive(pid) for pid in pids):
-            await asyncio.sleep(0.002)
-    return time.monotonic() - started
 
 
 async def test_a_function_runs_in_a_process_of_its_own_and_its_result_comes_back(
@@ -225,6 +201,7 @@ SERVER = """
 import asyncio, sys
 from server.worker_processes import WorkerProcesses
 from tests import blocking
+from tests.blocking import gone, marked
 asyncio.run(WorkerProcesses(limit=1).run(blocking.spin_with_company, (sys.argv[1],), cpu_seconds=60, memory_mb=64, result_mb=1))
 """
 
