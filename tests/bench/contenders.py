@@ -67,7 +67,7 @@ PGQUEUER = Contender(
     name="pgqueuer",
     kind="python",
     program="tests.bench.workers.pgqueuer",
-    settings="batch_size 1000, asyncpg, its autovacuum settings",
+    settings="batch_size 1000, asyncpg pool, its autovacuum settings",
     keeps="three log rows a task, without the payload",
     unfinished="SELECT EXISTS (SELECT FROM pgqueuer WHERE id = ANY ($1::text[]::bigint[]))",
     left="SELECT count(*) FROM pgqueuer",

@@ -1,4 +1,4 @@
-"""pgqueuer: asyncpg, large batches, its recommended autovacuum settings applied."""
+"""pgqueuer: asyncpg with a pool, so that claiming and logging overlap, large batches, its autovacuum settings applied."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 
 import asyncpg
 from pgqueuer import PgQueuer
-from pgqueuer.db import AsyncpgDriver, AsyncpgPoolDriver
+from pgqueuer.db import AsyncpgPoolDriver
 from pgqueuer.models import Job
 from pgqueuer.queries import Queries
 
@@ -18,7 +18,7 @@ BATCH = 1000
 
 
 class Contender:
-    """Tasks are created by `Queries.enqueue` through a pool; the worker has a connection of its own, as its guide advises."""
+    """Tasks are created by `Queries.enqueue` through the pool that the worker uses too."""
 
     def __init__(self, dsn: str) -> None:
         self._dsn = dsn
@@ -42,8 +42,7 @@ class Contender:
         return time.monotonic()
 
     async def start(self, ran: Ran) -> None:
-        self._db = await asyncpg.connect(self._dsn)
-        self._worker = PgQueuer(AsyncpgDriver(self._db))
+        self._worker = PgQueuer(AsyncpgPoolDriver(self._pool))
 
         @self._worker.entrypoint("measured")
         async def measured(job: Job) -> None:
@@ -54,7 +53,6 @@ class Contender:
     async def stop(self) -> None:
         self._worker.shutdown.set()
         await asyncio.gather(self._loop, return_exceptions=True)
-        await self._db.close()
 
     async def close(self) -> None:
         await self._pool.close()
