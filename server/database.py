@@ -31,6 +31,9 @@ ACQUIRE_SECONDS = 2.0  # longer than this for a free connection means that the d
 CACHED_STATEMENTS = 200  # prepared in each connection; none behind a pooler, where the next one may meet another server process
 ROLE = "galley_web"
 WEB_STATEMENT_SECONDS, ENGINE_STATEMENT_SECONDS = 5, 30
+# A link may stay open and carry nothing. The engine's statements take milliseconds: a loop waits this long and tries another connection.
+WEB_ANSWER_SECONDS, ENGINE_ANSWER_SECONDS = 10.0, 4.0
+COMMIT_SECONDS = 10.0  # one that is given up may have happened
 LIMITS = {
     "jit": "off",  # costs more than it gives on short statements, and asyncpg's introspection is priced above its threshold
     "lock_timeout": "2s",
@@ -82,7 +85,13 @@ async def _prepare(connection: asyncpg.Connection[asyncpg.Record]) -> None:
 
 
 async def connect(
-    dsn: str, *, application_name: str, role: str | None = None, pooled: bool = False, timeout: float = 10.0
+    dsn: str,
+    *,
+    application_name: str,
+    role: str | None = None,
+    pooled: bool = False,
+    timeout: float = 10.0,
+    answer_seconds: float = 60.0,
 ) -> asyncpg.Connection[asyncpg.Record]:
     """Open one connection outside any pool. *pooled*: ask for nothing that a pooler in between refuses, keep nothing in the session.
 
@@ -96,7 +105,7 @@ async def connect(
             dsn,
             server_settings=settings,
             timeout=timeout,
-            command_timeout=60,
+            command_timeout=answer_seconds,
             statement_cache_size=0 if pooled else CACHED_STATEMENTS,
         )
     except (*CONNECTION_ERRORS, asyncpg.PostgresError, TimeoutError, ValueError) as exc:
@@ -197,9 +206,11 @@ class Database:
         if self._direct_dsn and self._direct_dsn != self.dsn:
             self._direct = await inspect(self._direct_dsn)
         self._refuse_unfit()
-        self._web = await self._pool("galley web", self._sizes[0], statement_seconds=WEB_STATEMENT_SECONDS)
+        self._web = await self._pool(
+            "galley web", self._sizes[0], WEB_STATEMENT_SECONDS, answer_seconds=WEB_ANSWER_SECONDS
+        )
         self._engine = await self._pool(
-            "galley engine", self._sizes[1], statement_seconds=ENGINE_STATEMENT_SECONDS
+            "galley engine", self._sizes[1], ENGINE_STATEMENT_SECONDS, answer_seconds=ENGINE_ANSWER_SECONDS
         )
         if self.pooled:
             self._limit = f", set_config('statement_timeout', '{WEB_STATEMENT_SECONDS}s', true)"
@@ -229,10 +240,16 @@ class Database:
         """Open a connection of its own, for listening or for the heartbeat, round the pooler where there is a way; the caller closes it."""
         where = self._direct
         connection = await connect(
-            where.dsn, application_name=f"galley {name}", role=where.role, pooled=where.pooled
+            where.dsn,
+            application_name=f"galley {name}",
+            role=where.role,
+            pooled=where.pooled,
+            timeout=ACQUIRE_SECONDS,
+            answer_seconds=ENGINE_ANSWER_SECONDS,
         )
         try:
-            await _prepare(connection)
+            async with asyncio.timeout(ENGINE_ANSWER_SECONDS):
+                await _prepare(connection)
         except BaseException:
             connection.terminate()
             raise
@@ -274,7 +291,7 @@ class Database:
             async with self.tenant(tenant_id, actor) as db:
                 return await work(db)
 
-    async def _pool(self, name: str, size: int, *, statement_seconds: int) -> Pool:
+    async def _pool(self, name: str, size: int, statement_seconds: int, *, answer_seconds: float) -> Pool:
         settings = {"application_name": name}
         if not self.pooled:
             settings |= SERVER_SETTINGS | {"statement_timeout": f"{statement_seconds}s"}
@@ -287,8 +304,7 @@ class Database:
             server_settings=settings,
             init=_prepare,
             connection_class=_Connection,
-            command_timeout=statement_seconds
-            + 5,  # PostgreSQL gives up first, unless the link to it is silent
+            command_timeout=answer_seconds,
             timeout=10,
             max_inactive_connection_lifetime=60,
             statement_cache_size=0 if self.pooled else CACHED_STATEMENTS,
@@ -318,7 +334,7 @@ class Database:
         try:
             await connection.execute(begin, timeout=ACQUIRE_SECONDS)
             yield connection
-            await connection.execute("COMMIT")
+            await connection.execute("COMMIT", timeout=COMMIT_SECONDS)
         except BaseException as exc:
             await _abandon(connection, exc)
             raise

@@ -19,6 +19,7 @@ BATCH = 500
 OVERDUE_SECONDS = 30  # a run this long past its deadline is taken from its executor, lease or not
 SWEEP_SECONDS = 2.0
 HOUSEKEEPING_SECONDS = 60.0
+HOUSE_SECONDS = 30.0  # what is cleared away rarely may be much
 RETENTION_SECONDS = 6 * 3600.0
 RETENTION_RETRY_SECONDS = 60.0  # after a month that somebody was reading
 LOOKING_SECONDS = 660.0  # PostgreSQL gives up first (retention.take_time)
@@ -72,10 +73,10 @@ class Maintenance:
         """Clear leftovers and make the partitions of the coming months, until cancelled."""
         while True:
             async with self._database.statement() as db:
-                await db.fetchval(SQL["executors.sweep_leftovers"], BATCH)
-                await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS)
+                await db.fetchval(SQL["executors.sweep_leftovers"], BATCH, timeout=HOUSE_SECONDS)
+                await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS)
                 try:
-                    await db.fetchval(SQL["executors.ensure_partitions"])
+                    await db.fetchval(SQL["executors.ensure_partitions"], timeout=HOUSE_SECONDS)
                 except (
                     asyncpg.LockNotAvailableError
                 ):  # a long reader; months are made ahead and readiness watches

@@ -402,7 +402,7 @@ BEGIN
   WHERE c.state = 'reserved' AND c.started_at < moment - interval '1 minute'
     AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = c.task_id AND t.fence = c.fence AND t.state = 'running');
   UPDATE queues q SET paused_at = NULL, paused_by = NULL, pause_reason = NULL, resume_at = NULL WHERE q.resume_at <= moment;
-  DELETE FROM idempotency i WHERE i.expires_at <= moment;
+  DELETE FROM idempotency i WHERE i.ctid = ANY (ARRAY(SELECT x.ctid FROM idempotency x WHERE x.expires_at <= moment LIMIT 20 * p_limit));
   DELETE FROM sessions s WHERE s.expires_at <= moment;
   DELETE FROM executors e WHERE e.lease_until < moment - interval '1 hour'
     AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = 'running' AND t.executor_id = e.id);

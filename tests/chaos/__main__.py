@@ -26,6 +26,8 @@ from tests.chaos import (
     cancels,
     drafts,
     drip,
+    faults,
+    links,
     restarts,
     signals,
     stopping,
@@ -39,8 +41,10 @@ from tests.chaos.processes import Nursery, Pace, own_place
 
 EXPERIMENTS = {
     "backlog": (backlog.run, backlog.PACE),
-    "restarts": (restarts.run, Pace()),
+    "restarts": (restarts.run, restarts.PACE),
     "twins": (twins.run, Pace()),
+    "links": (links.run, links.PACE),
+    "faults": (faults.run, faults.PACE),
     "two_servers": (two_servers.run, Pace()),
     "drip": (drip.run, drip.PACE),
     "zombies": (zombies.run, zombies.PACE),

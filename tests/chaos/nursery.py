@@ -1,6 +1,6 @@
 """The parent of every process that an experiment starts: it has imported everything once and forks.
 
-Reads one JSON object a line, `{"how", "env", "log", "self_fence", "arguments"}`, and answers with the child's process id:
+Reads one JSON object a line, `{"how", "env", "log", "self_fence", "faults", "arguments"}`, and answers with the child's process id:
     serve     the whole server, as `python main.py serve`, with the task types of tests/chaos/types.py
     engine    executor and loops only, without HTTP
     command   any other command of main.py, such as `key create`
@@ -28,7 +28,7 @@ from server import lease, logs, serving, settings
 from server.app import Engine, Parts
 from server.metrics import Metrics
 from services.embeddings import Embedder
-from tests.chaos import types
+from tests.chaos import faulty_connections, types
 
 ROOT = Path(__file__).parents[2]
 PR_SET_PDEATHSIG = 1
@@ -87,6 +87,8 @@ def become(order: dict[str, Any]) -> int:
     types.register()
     if not order.get("self_fence", True):
         sleepwalk()
+    if faults := order.get("faults"):
+        faulty_connections.install(**faults)
     if order["how"] == "engine":
         asyncio.run(keep_engine())
         return 0

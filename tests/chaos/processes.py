@@ -178,10 +178,16 @@ class Place:
         }
 
     async def start(
-        self, name: str, how: str = "serve", *, self_fence: bool = True, env: dict[str, str] | None = None
+        self,
+        name: str,
+        how: str = "serve",
+        *,
+        self_fence: bool = True,
+        faults: dict[str, Any] | None = None,
+        env: dict[str, str] | None = None,
     ) -> Child:
         """Start a process and wait until it works. *how*: serve, engine or program (see nursery.py)."""
-        child = await self.spawn(name, how, ["serve"], self_fence=self_fence, env=env)
+        child = await self.spawn(name, how, ["serve"], self_fence=self_fence, faults=faults, env=env)
         line = await child.says(RUNS if how == "engine" else SERVES)
         child.url = line.partition(SERVES)[2]
         return child
@@ -193,6 +199,7 @@ class Place:
         arguments: list[str],
         *,
         self_fence: bool = True,
+        faults: dict[str, Any] | None = None,
         env: dict[str, str] | None = None,
     ) -> Child:
         """Start a process without waiting for anything."""
@@ -202,6 +209,7 @@ class Place:
             "arguments": arguments,
             "log": str(log),
             "self_fence": self_fence,
+            "faults": faults,
             "env": self.environment(**(env or {})),
         }
         pid = self.nursery.fork(order)

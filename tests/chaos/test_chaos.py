@@ -12,6 +12,8 @@ from tests.chaos import (
     cancels,
     drafts,
     drip,
+    faults,
+    links,
     restarts,
     signals,
     stopping,
@@ -38,7 +40,7 @@ async def test_a_backlog_is_worked_off_while_executors_are_killed_all_the_time(m
 
 
 async def test_what_was_acknowledged_outlives_crashes_of_postgresql(make_own_place: MakePlace) -> None:
-    async with make_own_place() as place:
+    async with make_own_place(pace=restarts.PACE) as place:
         confirm(await restarts.run(place, seed=SEED))
 
 
@@ -47,6 +49,18 @@ async def test_equal_calls_get_one_task_and_one_answer_though_a_server_is_killed
 ) -> None:
     async with make_place() as place:
         confirm(await twins.run(place, seed=SEED))
+
+
+async def test_a_server_whose_link_goes_bad_stops_in_time_and_comes_back(make_place: MakePlace) -> None:
+    async with make_place(pace=links.PACE) as place:
+        confirm(await links.run(place, seed=SEED))
+
+
+async def test_nothing_is_there_twice_or_by_half_though_every_fifth_statement_fails(
+    make_place: MakePlace,
+) -> None:
+    async with make_place(pace=faults.PACE) as place:
+        confirm(await faults.run(place, seed=SEED))
 
 
 async def test_every_task_ends_once_when_one_of_two_servers_is_killed(make_place: MakePlace) -> None:
