@@ -23,7 +23,7 @@ from routes.api.kernel import (
     View,
     operation,
 )
-from services import task_history, task_states, task_types, tasks
+from services import holds, task_history, task_states, task_types, tasks
 from services.task_context import Connection
 from services.tasks import Task
 
@@ -58,14 +58,14 @@ class NewTask(Body):
 
     type: Name = Field(description="What kind of work.", json_schema_extra=_list_types)
     payload: JSONObject = Field(
-        default_factory=dict, description="Checked against the type before it is taken."
+        default_factory=dict, description="Checked against the type before it is taken; at most 1 MiB."
     )
     queue: Name | None = None
     priority: Priority = 2
     run_at: Instant | None = Field(default=None, description="Not before this time.")
     timeout_seconds: Seconds | None = Field(default=None, description="For each run.")
     total_timeout_seconds: Seconds | None = Field(
-        default=None, description="From creation on, waiting excluded."
+        default=None, description="From creation on, waiting excluded; left out, what the type says."
     )
     start_before: Instant | None = Field(default=None, description="Not started by then, it has timed out.")
     max_attempts: Attempts | None = None
@@ -157,7 +157,9 @@ class TaskView(TaskSummary):
     """A task."""
 
     payload: JSONObject
-    result: Any
+    result: Any = Field(
+        description="What its code returned, at most 1 MiB of JSON. A larger one fails the task with the error class `result`."
+    )
 
 
 class CreatedTasks(View):
@@ -353,12 +355,15 @@ async def requeue(call: Call, db: Connection, task_id: UUID, body: Requeue | Non
     "/api/v1/tasks/{task_id}/signal",
     name="tasks.signal",
     summary="Tell a live task what it waits for, or will wait for",
-    description="Your own tasks as an author, any as an operator.",
+    description="Your own tasks as an author, any as an operator. A task that is held after a crash waits for `operator`, which only "
+    "operators may send: it then runs again from its last finished step.",
     role="author",
     status=202,
     errors=(409,),
 )
 async def signal(call: Call, db: Connection, task_id: UUID, body: Signal) -> None:
+    if body.name == holds.SIGNAL:
+        call.principal.require("operator")
     await _require_own(call, db, task_id)
     queue = await tasks.send_signal(
         db, call.tenant_id, task_id, name=body.name, data=body.data, actor=call.actor

@@ -23,6 +23,7 @@ NOTICES = {
     "cancelled": "The task is cancelled.",
     "asked": "The article is asked for. This page shows how it goes.",
     "requeued": "This is the new task.",
+    "released": "It will run again.",
     "approved": "Approved: it is on the site.",
     "changes-requested": "Changes are requested. The next draft has to take up your points.",
     "rejected": "Rejected.",

@@ -11,7 +11,7 @@ from aiohttp import web
 
 from routes import keys
 from routes.pages import frame, live, subjects
-from services import content, llm_calls, reviews, task_history, task_types, tasks
+from services import content, holds, llm_calls, reviews, task_history, task_types, tasks
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
 from services.task_states import FINAL, LIVE, STATES
@@ -104,6 +104,17 @@ async def cancel(request: web.Request) -> web.Response:
         )
     request.app[keys.CANCELLED](stopped)
     return frame.go(request, "desk.task", task_id=task_id, done="cancelled")
+
+
+@routes.post("/desk/tasks/{task_id}/release", name="desk.task_release")
+async def release(request: web.Request) -> web.Response:
+    """Let a task that was held after a crash run again."""
+    await frame.fields(request)
+    async with frame.open_desk(request, "operator") as desk:
+        task_id = frame.part(request, "task_id")
+        queue = await holds.release(desk.db, desk.tenant_id, task_id, actor=desk.principal.actor)
+    request.app[keys.WAKE](queue)
+    return frame.go(request, "desk.task", task_id=task_id, done="released")
 
 
 @routes.get("/desk/tasks/{task_id}/requeue", name="desk.task_requeue")
