@@ -41,7 +41,49 @@ LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
   UPDATE executors e SET slots = e.slots WHERE e.id = p_id RETURNING true
 $$;
 
+-- The executors as people see them, oldest first. Hosts, slots and loads are for those who operate the installation; everybody else sees
+-- which there are, in what state, and how many of its own tasks each one runs.
+CREATE OR REPLACE FUNCTION app.list_executors(p_installation boolean)
+RETURNS TABLE (id uuid, host text, pid int, release text, slots int, busy int, leaked int, lag_ms real, started_at timestamptz,
+               seen_at timestamptz, seconds_left double precision, draining_at timestamptz, draining_by text, running bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+DECLARE
+  own uuid := app.current_tenant();
+  moment timestamptz := app.now();
+BEGIN
+  IF p_installation THEN
+    PERFORM app.require_operates();
+  END IF;
+  RETURN QUERY
+    SELECT e.id, CASE WHEN p_installation THEN e.host END, CASE WHEN p_installation THEN e.pid END,
+           CASE WHEN p_installation THEN e.release END, CASE WHEN p_installation THEN e.slots END,
+           CASE WHEN p_installation THEN e.busy END, CASE WHEN p_installation THEN e.leaked END,
+           CASE WHEN p_installation THEN e.lag_ms END, e.started_at, e.seen_at,
+           greatest(extract(epoch FROM e.lease_until - moment), 0)::double precision, e.draining_at,
+           CASE WHEN p_installation THEN e.draining_by END, coalesce(r.tasks, 0)
+    FROM executors e
+    LEFT JOIN (SELECT t.executor_id, count(*) AS tasks FROM tasks t
+               WHERE t.state = 'running' AND (p_installation OR t.tenant_id = own) GROUP BY t.executor_id) r ON r.executor_id = e.id
+    ORDER BY e.started_at, e.id;
+END $$;
+
+-- Let an executor claim nothing more, or again. Claims ask for it, so it is in force at once; the process itself learns of it with its
+-- next heartbeat. False when there is none of this id.
+CREATE OR REPLACE FUNCTION app.drain_executor(p_id uuid, p_drain boolean, p_actor text) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_operates();
+  UPDATE executors e
+  SET draining_at = CASE WHEN p_drain THEN coalesce(e.draining_at, app.now()) END,
+      draining_by = CASE WHEN p_drain THEN coalesce(e.draining_by, p_actor) END
+  WHERE e.id = p_id;
+  RETURN FOUND;
+END $$;
+
 ALTER FUNCTION app.register_executor(uuid, text, int, text, int, double precision) OWNER TO galley_engine;
 ALTER FUNCTION app.heartbeat(uuid, double precision, uuid[], int[], int, int, real) OWNER TO galley_engine;
 ALTER FUNCTION app.deregister_executor(uuid) OWNER TO galley_engine;
 ALTER FUNCTION app.prove_write(uuid) OWNER TO galley_engine;
+ALTER FUNCTION app.list_executors(boolean) OWNER TO galley_engine;
+ALTER FUNCTION app.drain_executor(uuid, boolean, text) OWNER TO galley_engine;

@@ -35,6 +35,7 @@ GRANT INSERT, UPDATE, DELETE ON queue_tenant_limits TO galley_engine;
 
 CREATE INDEX tasks_fair ON tasks (queue, tenant_id, priority, run_at, id) WHERE state = 'queued';       -- app.claim: turns between tenants
 CREATE INDEX tasks_retry_of ON tasks (retry_of) WHERE retry_of IS NOT NULL;                              -- what was requeued as what
+CREATE INDEX tasks_asleep ON tasks (queue, state, tenant_id) WHERE state IN ('scheduled', 'waiting', 'blocked');   -- app.count_live
 
 -- One index serves both the look-up of a task and its tenant's lists; every query names the tenant.
 ALTER TABLE task_history DROP CONSTRAINT task_history_pkey, ADD PRIMARY KEY (tenant_id, id);

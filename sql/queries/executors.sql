@@ -66,3 +66,23 @@ SELECT pg_notify($1, $2);
 -- name: fold_statistics
 -- $1 days to keep
 SELECT app.fold_statistics($1);
+
+-- name: list
+-- $1 whether with the hosts, loads and tasks of the whole installation
+SELECT id, host, pid, release, slots, busy, leaked, lag_ms, started_at, seen_at, seconds_left, draining_at, draining_by, running
+FROM app.list_executors($1);
+
+-- name: list_running
+-- $1 tenant, $2 how many at most: what its tasks are doing right now, longest first
+SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
+       created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error,
+       request_id, payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result,
+       deadline_at, waiting_for, wait_until, on_crash
+FROM tasks
+WHERE tenant_id = $1 AND state = 'running'
+ORDER BY started_at
+LIMIT $2;
+
+-- name: drain
+-- $1 executor, $2 whether it is to claim nothing more, $3 actor
+SELECT app.drain_executor($1, $2, $3);
