@@ -15,7 +15,7 @@ import routes.pages
 import routes.public
 from routes import keys
 from routes.api import health
-from server import middleware, templating
+from server import bulk, middleware, templating
 from server.database import Database
 from server.executor import Executor
 from server.listener import Listener
@@ -25,6 +25,8 @@ from server.migrations import read_migrations
 from server.scheduler import LONGEST_PAUSE_SECONDS, Scheduler
 from server.settings import RELEASE, Settings
 from server.supervisor import Supervisor
+from server.ticker import SWEEP_SECONDS as TICKS_SWEEP_SECONDS
+from server.ticker import TICK_SECONDS, Ticker
 from services.embeddings import Embedder
 from services.errors import GalleyError
 from services.llm import Provider
@@ -34,6 +36,8 @@ from sql import SQL
 
 MAX_BODY_BYTES = 16 * 1024 * 1024  # an upload; JSON bodies have a smaller limit of their own
 READY_SECONDS = 2.0
+# What makes work for this process: stopped before its executor drains.
+PRODUCERS = ("scheduler", "rescuer", "sweeper", "housekeeper", "retention", "ticker", "tick sweeper", "bulk operations")
 MONTHS_AHEAD = 1  # for which history must have its partitions; three are made
 
 
@@ -56,6 +60,7 @@ class Engine:
         self.executor: Executor | None = None
         self.scheduler: Scheduler | None = None
         self.listener: Listener | None = None
+        self.bulk: bulk.BulkOperations | None = None
         self._parts = parts
         self._metrics = metrics
 
@@ -84,6 +89,11 @@ class Engine:
             self.supervisor.start("sweeper", maintenance.keep_sweeping, interval=SWEEP_SECONDS)
             self.supervisor.start("housekeeper", maintenance.keep_house, interval=HOUSEKEEPING_SECONDS)
             self.supervisor.start("retention", maintenance.keep_history, interval=RETENTION_SECONDS)
+            ticker = Ticker(database, on_work=self.wake, history_days=settings.history_retention_days)
+            self.supervisor.start("ticker", ticker.keep, interval=TICK_SECONDS)
+            self.supervisor.start("tick sweeper", ticker.keep_swept, interval=2 * TICKS_SWEEP_SECONDS)
+        self.bulk = bulk.BulkOperations(database, on_work=self.wake, on_cancelled=self.stop_cancelled)
+        self.supervisor.start("bulk operations", self.bulk.keep, interval=bulk.BATCH_SECONDS)
         if settings.listen and database.can_listen:
             self.listener = Listener(
                 database,
@@ -96,9 +106,14 @@ class Engine:
     async def stop(self, hurry: asyncio.Event) -> None:
         """Drain the executor, then stop every loop. *hurry* skips the waiting."""
         if self.executor is not None:
-            await self.supervisor.stop("scheduler", "rescuer", "sweeper", "housekeeper", "retention")
+            await self.supervisor.stop(*PRODUCERS)
             await self.executor.drain(hurry=hurry)
         await self.supervisor.stop()
+
+    def carry_out(self) -> None:
+        """A bulk operation has begun: look here at once; the other replicas look by themselves."""
+        if self.bulk is not None:
+            self.bulk.poke()
 
     def wake(self, queue: str) -> None:
         """A queue got work: look here at once, and tell the other replicas."""
@@ -195,6 +210,7 @@ def create_app(parts: Parts) -> web.Application:
     app[keys.STOPPING] = asyncio.Event()
     app[keys.WAKE] = engine.wake
     app[keys.CANCELLED] = engine.stop_cancelled
+    app[keys.CARRY_OUT] = engine.carry_out
     app[keys.HEALTH] = engine.health
     app[keys.SCRAPE] = metrics.render
     middleware.install(app)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
@@ -13,14 +12,13 @@ import asyncpg
 import orjson
 from pydantic import BaseModel, ValidationError
 
-from services import task_types
+from services import task_search, task_types
 from services.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from services.task_states import is_final
 from sql import SQL, Connection, savepoint
 
 MAX_PAYLOAD_BYTES = 1 << 20
 CANCEL_TRIES = 3  # of 250 ms each (RULINGS 8)
-_HEX_PREFIX = re.compile(r"^[0-9a-f-]{4,36}$")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,6 +36,7 @@ class NewTask:
     concurrency_limit: int | None = None
     start_before: datetime | None = None
     total_timeout_seconds: int | None = None
+    retry_of: UUID | None = None  # the task that it repeats
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,10 +145,10 @@ async def enqueue_many(
     *,
     actor: str,
     request_id: str | None = None,
-    retry_of: UUID | None = None,
 ) -> list[Task]:
     """Create tasks, all or none, and return them in the order given. Raises: Invalid naming each fault and its place."""
-    inserted = await db.fetch(SQL["tasks.enqueue"], tenant_id, actor, request_id, retry_of, *_columns(new))
+    repeated = [one.retry_of for one in new]
+    inserted = await db.fetch(SQL["tasks.enqueue"], tenant_id, actor, request_id, repeated, *_columns(new))
     if len(inserted) < len(new):  # none were: a queue is unknown
         names = [row["name"] for row in await db.fetch(SQL["tasks.list_queues"])]
         known = ", ".join(names)
@@ -162,12 +161,22 @@ async def enqueue_many(
     return [Task.from_row(row) for row in inserted]
 
 
+def check(new: NewTask) -> None:
+    """Raises: Invalid naming each fault, as `enqueue` would; only whether the queue exists is left to the caller."""
+    _columns([new])
+
+
 async def get(db: Connection, tenant_id: UUID, task_id: UUID) -> Task:
     """Return a task, live or ended. Raises: NotFound."""
     row = await db.fetchrow(SQL["tasks.get"], tenant_id, task_id)
     if row is None:
         raise NotFound(f"there is no task {task_id}")
     return Task.from_row(row)
+
+
+async def list_chosen(db: Connection, tenant_id: UUID, ids: Sequence[UUID]) -> list[Task]:
+    """Return those of the tasks that there are, oldest first."""
+    return [Task.from_row(row) for row in await db.fetch(SQL["tasks.list_chosen"], tenant_id, list(ids))]
 
 
 async def list_tasks(
@@ -182,7 +191,7 @@ async def list_tasks(
     q: str | None = None,
 ) -> list[Task]:
     """Return tasks, newest first, those older than *before*. *q* is a prefix of an id or of a type, or a concurrency key."""
-    lower, upper, text = _read_search(q)
+    lower, upper, text = task_search.read(q)
     rows = await db.fetch(SQL["tasks.list"], tenant_id, before, limit, state, type, queue, lower, upper, text)
     return [Task.from_row(row) for row in rows]
 
@@ -210,8 +219,11 @@ async def requeue(
     request_id: str | None = None,
     changes: dict[str, Any] | None = None,
     reuse_steps: bool = True,
+    reason: str | None = None,
 ) -> Task:
     """Create a new task from one that has ended, with *changes* to it; finished steps are kept when the payload is the same.
+
+    A dead letter of the old task is handled by this, unless somebody has handled it before.
 
     Raises: NotFound, Conflict when it is still live, Invalid.
     """
@@ -220,24 +232,52 @@ async def requeue(
         raise Conflict(
             f"task {task_id} is {old.state}; only a task that has ended can be requeued", slug="task-live"
         )
-    wanted: dict[str, Any] = {
-        "type": old.type,
-        "payload": old.payload,
-        "queue": old.queue,
-        "priority": old.priority,
-        "timeout_seconds": old.timeout_seconds,
-        "max_attempts": old.max_attempts,
-        "concurrency_key": old.concurrency_key,
-        "concurrency_limit": old.concurrency_limit,
-    } | (changes or {})
-    new = (
-        await enqueue_many(
-            db, tenant_id, [NewTask(**wanted)], actor=actor, request_id=request_id, retry_of=task_id
-        )
-    )[0]
-    if reuse_steps and new.payload == old.payload and new.type_version == old.type_version:
-        await db.execute(SQL["tasks.copy_steps"], tenant_id, old.id, new.id)
+    new = await enqueue(db, tenant_id, repeat(old, **(changes or {})), actor=actor, request_id=request_id)
+    await link_requeued(db, tenant_id, [(old, new)], actor=actor, reason=reason, reuse_steps=reuse_steps)
     return new
+
+
+def repeat(old: Task, **changes: Any) -> NewTask:
+    """Return what has to be asked for to do *old* again."""
+    return replace(
+        NewTask(
+            type=old.type,
+            payload=old.payload,
+            queue=old.queue,
+            priority=old.priority,
+            timeout_seconds=old.timeout_seconds,
+            max_attempts=old.max_attempts,
+            concurrency_key=old.concurrency_key,
+            concurrency_limit=old.concurrency_limit,
+            retry_of=old.id,
+        ),
+        **changes,
+    )
+
+
+async def link_requeued(
+    db: Connection,
+    tenant_id: UUID,
+    pairs: Sequence[tuple[Task, Task]],
+    *,
+    actor: str,
+    reason: str | None,
+    reuse_steps: bool,
+) -> None:
+    """Finish what requeueing means for each pair of an old and its new task: steps are kept, dead letters handled."""
+    same = [
+        (old.id, new.id)
+        for old, new in pairs
+        if reuse_steps and new.payload == old.payload and new.type_version == old.type_version
+    ]
+    if same:
+        await db.execute(SQL["tasks.copy_steps"], tenant_id, *_transposed(same))
+    both = [(old.id, new.id) for old, new in pairs]
+    await db.execute(SQL["dead_letters.mark_requeued"], tenant_id, *_transposed(both), actor, reason)
+
+
+def _transposed(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    return [list(column) for column in zip(*rows, strict=True)]
 
 
 async def send_signal(
@@ -332,7 +372,7 @@ def _columns(new: Sequence[NewTask]) -> list[list[Any]]:
             faults[0].message if len(faults) == 1 else f"{len(faults)} faults in the request",
             faults=tuple(faults),
         )
-    return [list(column) for column in zip(*rows, strict=True)]
+    return _transposed(rows)
 
 
 def _seconds(duration: timedelta | None) -> int | None:
@@ -353,13 +393,3 @@ def _validate(
     if (size := len(orjson.dumps(valid))) > MAX_PAYLOAD_BYTES:
         return {}, [Fault(where, f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are taken")]
     return valid, []
-
-
-def _read_search(q: str | None) -> tuple[UUID | None, UUID | None, str | None]:
-    """Read a search text as a range of ids, or as a text."""
-    if not q:
-        return None, None, None
-    digits = q.lower().replace("-", "")
-    if _HEX_PREFIX.match(q.lower()) and 4 <= len(digits) <= 32:
-        return UUID(digits.ljust(32, "0")), UUID(digits.ljust(32, "f")), None
-    return None, None, q
