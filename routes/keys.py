@@ -58,6 +58,9 @@ WAKE: web.AppKey[Callable[[str], None]] = web.AppKey("wake")
 # Stops the runs of cancelled tasks: those in this process, and a hint for the others. Call it after the commit.
 CANCELLED: web.AppKey[Callable[[Sequence[Cancelled]], None]] = web.AppKey("cancelled")
 
+# A hint that a bulk operation has begun; call it after the commit. Nothing depends on it but speed.
+CARRY_OUT: web.AppKey[Callable[[], None]] = web.AppKey("carry_out")
+
 # Set when the process begins to stop: streams end, and their clients connect to whoever serves next.
 STOPPING: web.AppKey[asyncio.Event] = web.AppKey("stopping")
 

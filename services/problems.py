@@ -28,16 +28,36 @@ PROBLEMS: dict[str, Problem] = {
     "body-too-large": Problem(
         "Too large", "The body is longer than this address accepts.", "Send less, or send it in several calls."
     ),
+    "bulk-operation-ended": Problem(
+        "It is over",
+        "This bulk operation is done, or it failed, so there is nothing left to stop.",
+        "Look at its counts; what it did stays done.",
+    ),
     "busy": Problem(
         "Busy",
         "Something else held what the request needed, or it took longer than a request may.",
         "Repeat it after the seconds in Retry-After; with an Idempotency-Key that is always safe.",
+    ),
+    "confirmation-expired": Problem(
+        "The preview is too old",
+        "What was shown more than 15 minutes ago may have changed.",
+        "Ask for a new preview, look at its counts, and confirm that.",
+    ),
+    "confirmation-invalid": Problem(
+        "Not a confirmation of yours",
+        "A confirmation works unchanged, for whoever asked for the preview, in the same tenant.",
+        "Ask for a preview yourself.",
     ),
     "conflict": Problem("Not possible in this state", "The thing is in a state that does not allow this.", _READ_AGAIN),
     "csrf": Problem(
         "Not sent by our pages",
         "A change that comes with the cookie of a session must come from a page of this site and carry its token.",
         "Open the page again and repeat. Programs send an API key instead of a cookie.",
+    ),
+    "dead-letter-handled": Problem(
+        "Somebody was first",
+        "Each dead letter is requeued or discarded once; `detail` says who did what, and as which task it goes on.",
+        "Look at its successor. To run the task once more anyway, requeue it as a task.",
     ),
     "forbidden": Problem(
         "Not allowed", "You are known, but your role may not do this.", "Ask an admin of your tenant for the role that is named."

@@ -45,6 +45,7 @@ def build(database: Database, *tables: web.RouteTableDef, **site: Any) -> Served
     app[keys.DATABASE] = database
     app[keys.WAKE] = served.woken.append
     app[keys.CANCELLED] = served.cancelled.extend
+    app[keys.CARRY_OUT] = lambda: served.woken.append("bulk operations")
     app[keys.STOPPING] = asyncio.Event()
     for table in tables:
         app.add_routes(table)

@@ -1,5 +1,5 @@
 -- name: enqueue
--- $1 tenant, $2 actor, $3 request id, $4 retry_of, then arrays of one length: $5 type, $6 type_version, $7 payload, $8 queue, $9 priority,
+-- $1 tenant, $2 actor, $3 request id, then arrays of one length: $4 retry_of, $5 type, $6 type_version, $7 payload, $8 queue, $9 priority,
 -- $10 run_at (NULL: now), $11 timeout_seconds, $12 max_attempts, $13 on_crash, $14 concurrency_key, $15 concurrency_limit,
 -- $16 start_before, $17 total_timeout_seconds
 WITH moment AS MATERIALIZED (
@@ -7,13 +7,13 @@ WITH moment AS MATERIALIZED (
 )
 INSERT INTO tasks (tenant_id, created_by, request_id, retry_of, type, type_version, payload, queue, priority, run_at, timeout_seconds,
   max_attempts, on_crash, concurrency_key, concurrency_limit, start_before, total_deadline_at, created_at, state)
-SELECT $1, $2, $3, $4, n.type, n.type_version, n.payload, n.queue, n.priority, coalesce(n.run_at, moment.at), n.timeout_seconds,
+SELECT $1, $2, $3, n.retry_of, n.type, n.type_version, n.payload, n.queue, n.priority, coalesce(n.run_at, moment.at), n.timeout_seconds,
   n.max_attempts, n.on_crash, n.concurrency_key, n.concurrency_limit, n.start_before,
   moment.at + make_interval(secs => n.total_timeout_seconds), moment.at,
   CASE WHEN n.run_at > moment.at THEN 'scheduled' ELSE 'queued' END
-FROM moment, unnest($5::text[], $6::smallint[], $7::jsonb[], $8::text[], $9::smallint[], $10::timestamptz[], $11::int[], $12::smallint[],
+FROM moment, unnest($4::uuid[], $5::text[], $6::smallint[], $7::jsonb[], $8::text[], $9::smallint[], $10::timestamptz[], $11::int[], $12::smallint[],
   $13::text[], $14::text[], $15::smallint[], $16::timestamptz[], $17::int[])
-  AS n (type, type_version, payload, queue, priority, run_at, timeout_seconds, max_attempts, on_crash, concurrency_key, concurrency_limit,
+  AS n (retry_of, type, type_version, payload, queue, priority, run_at, timeout_seconds, max_attempts, on_crash, concurrency_key, concurrency_limit,
         start_before, total_timeout_seconds)
 WHERE NOT EXISTS (                               -- an unknown queue stores nothing: the caller says which there are
   SELECT FROM unnest($8::text[]) AS named (queue)
@@ -28,6 +28,10 @@ RETURNING id, tenant_id, queue, type, type_version, state, priority, attempt, ma
 -- name: get
 -- $1 tenant, $2 id
 SELECT * FROM all_tasks WHERE tenant_id = $1 AND id = $2;
+
+-- name: list_chosen
+-- $1 tenant, $2 ids
+SELECT * FROM all_tasks WHERE tenant_id = $1 AND id = ANY ($2) ORDER BY id;
 
 -- name: list
 -- $1 tenant, $2 before id (NULL: newest), $3 limit, $4 state, $5 type, $6 queue,
@@ -132,11 +136,11 @@ WITH moment AS MATERIALIZED (
 SELECT queue FROM resumed;
 
 -- name: copy_steps
--- $1 tenant, $2 from task, $3 to task: paid work only; writes and waits belong to the task that made them
+-- $1 tenant, $2 from tasks, $3 to tasks, one for one: paid work only; writes and waits belong to the task that made them
 INSERT INTO task_steps (tenant_id, task_id, name, kind, fence, input_hash, output, started_at, finished_at)
-SELECT s.tenant_id, $3, s.name, s.kind, 0, s.input_hash, s.output, s.started_at, s.finished_at
-FROM task_steps s
-WHERE s.tenant_id = $1 AND s.task_id = $2 AND s.kind = 'step';
+SELECT s.tenant_id, pair.new_id, s.name, s.kind, 0, s.input_hash, s.output, s.started_at, s.finished_at
+FROM unnest($2::uuid[], $3::uuid[]) AS pair (old_id, new_id)
+JOIN task_steps s ON s.tenant_id = $1 AND s.task_id = pair.old_id AND s.kind = 'step';
 
 -- name: list_queues
 SELECT name, paused_at, paused_by, resume_at, max_running FROM queues ORDER BY name;
