@@ -18,6 +18,8 @@ from sql import FOLDER, Connection
 log = logging.getLogger(__name__)
 
 LOCK = 0x67616C6C  # pg_advisory_lock key: "gall"
+STATEMENT_SECONDS = 6 * 3600.0  # an index of a large table
+LOCK_TRIES, LOCK_PAUSE_SECONDS = 30, 1.0
 _FILE = re.compile(r"^(?P<version>\d{4})_(?P<name>[a-z0-9_]+)\.up\.sql$")
 _WORKS_WITH = re.compile(r"^-- works-with: (?P<version>\d+)$", re.MULTILINE)
 
@@ -148,7 +150,7 @@ async def _connect(dsn: str) -> Connection:
             "migrations need a session of their own and this address leads through a connection pooler:"
             " set MIGRATE_DATABASE_URL or DIRECT_DATABASE_URL to an address of PostgreSQL itself"
         )
-    return await database.connect(dsn, application_name="galley migrate")
+    return await database.connect(dsn, application_name="galley migrate", answer_seconds=STATEMENT_SECONDS)
 
 
 async def _lock(connection: Connection) -> None:
@@ -170,6 +172,18 @@ async def _migrate(connection: Connection) -> None:
     }
     for migration in read_migrations():
         if migration.version not in applied:
+            await _apply(connection, migration)
+        elif applied[migration.version] != migration.checksum:
+            raise MigrationError(
+                f"migration {migration.version:04}_{migration.name} was edited after it was applied; write a new one instead"
+            )
+    await _apply_functions(connection)
+
+
+async def _apply(connection: Connection, migration: Migration) -> None:
+    """Apply one migration in a transaction. It waits for a lock two seconds at most, so that nobody waits longer behind it, and tries again."""
+    for left in reversed(range(LOCK_TRIES)):
+        try:
             async with connection.transaction():
                 await connection.execute(migration.text)
                 await connection.execute(
@@ -179,11 +193,12 @@ async def _migrate(connection: Connection) -> None:
                     migration.checksum,
                     migration.works_with,
                 )
-        elif applied[migration.version] != migration.checksum:
-            raise MigrationError(
-                f"migration {migration.version:04}_{migration.name} was edited after it was applied; write a new one instead"
-            )
-    await _apply_functions(connection)
+            return
+        except (asyncpg.LockNotAvailableError, asyncpg.DeadlockDetectedError):
+            if not left:
+                raise
+            log.info("migration waits for a lock", extra={"migration": migration.name, "tries_left": left})
+            await asyncio.sleep(LOCK_PAUSE_SECONDS)
 
 
 async def _refuse_unfit(connection: Connection) -> None:

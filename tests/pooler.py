@@ -45,7 +45,7 @@ async def pooler(dsn: str, *, size: int = 3, ignored: str = "") -> AsyncIterator
 
     *ignored*: start-up parameters that are dropped; others are refused. Skips where PgBouncer is not installed, except in CI.
     """
-    program = shutil.which("pgbouncer")
+    program = shutil.which("pgbouncer", path=os.environ["PATH"] + ":/usr/sbin")
     if program is None:
         told = "PgBouncer is not installed: apt-get install pgbouncer"
         pytest.fail(told) if os.environ.get("CI") else pytest.skip(told)

@@ -273,3 +273,26 @@ async def test_an_older_release_that_migrates_leaves_the_functions_of_the_newer_
     await migrations.migrate(cluster.admin(database_name))
 
     assert await admin.fetchval("SELECT app.months_ahead()") == 4711
+
+
+async def test_a_migration_waits_for_a_reader_in_turns_and_lets_others_pass(
+    cluster: Cluster, database_name: str, admin: Admin, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    await migrations.roll_back(cluster.admin(database_name), to=7)
+    reader = await asyncpg.connect(cluster.admin(database_name))
+    reading = reader.transaction()
+    await reading.start()
+    await reader.execute("SELECT FROM task_history_default")  # which migration 8 makes policies for
+
+    migrating = asyncio.create_task(migrations.migrate(cluster.admin(database_name)))
+    async with asyncio.timeout(10):
+        while "migration waits for a lock" not in caplog.messages:
+            await asyncio.sleep(0.02)
+    async with asyncio.timeout(5):
+        await admin.execute("SELECT FROM task_history_default")
+    await reading.rollback()
+    status = await migrating
+    await reader.close()
+
+    assert not status.behind
