@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import time
 from collections.abc import Awaitable, Callable
 from dataclasses import replace
@@ -18,6 +19,7 @@ from server.database import Database
 from server.executor import Executor
 from server.lease import Timing
 from services import chunking, documents
+from services.providers import Provider
 from services.task_context import TaskContext
 from services.task_types import Retry, Throttled
 from sql import SQL
@@ -26,6 +28,7 @@ from tests.blocking import gone, marked
 from tests.engine import QUICK, cancel, ended, enqueue, get, history, running_executor, task_type, until
 from tests.engine import signal as send
 from tests.knowledge import RememberingEmbedder
+from tests.llm_server import ScriptedModel
 
 Admin = asyncpg.Connection
 PATIENT = replace(QUICK, timing=Timing(lease=timedelta(seconds=30), heartbeat=timedelta(seconds=0.1)))
@@ -337,7 +340,7 @@ async def test_code_that_blocks_the_loop_until_the_lease_is_lost_runs_out_of_att
     hasty = replace(QUICK, timing=Timing(lease=timedelta(seconds=1), heartbeat=timedelta(seconds=0.2)))
     with task_type("hog", hog, max_attempts=4):
         async with running_executor(database, hasty):
-            task = await ended(database, await enqueue(database, tenant, "hog"), seconds=60)
+            task = await ended(database, await enqueue(database, tenant, "hog"), seconds=30)
 
     assert attempts == [1, 2, 3, 4]
     assert (task.state, task.error["class"], task.crashes) == ("failed", "crash", 0)
@@ -383,3 +386,33 @@ async def test_a_task_held_after_a_crash_runs_again_when_an_operator_says_so(
 
     assert (task.state, task.result, task.attempt) == ("succeeded", 3, 2)
     assert await history(database, task) == ["created", "held", "signalled", "started", "succeeded"]
+
+
+async def test_a_model_server_that_always_asks_to_wait_is_heeded_and_then_given_up(
+    database: Database, tenant: UUID
+) -> None:
+    """429 over the real protocol: no attempt is used, each wait is as long as was asked for, and it ends."""
+
+    async def ask(task: TaskContext, payload: Any) -> Any:
+        async def question() -> str:
+            answer = await task.llm.complete([{"role": "user", "content": "Say something."}], max_tokens=20)
+            return answer.text
+
+        return await task.step("question", question)
+
+    async with ScriptedModel() as model:
+        model.set(fault="throttle", retry_after=0.3)
+        provider = Provider(model.base_url, "key", model.model)
+        with task_type("ask", ask, max_attempts=1, max_snoozes=2):
+            async with running_executor(database, provider=provider):
+                task = await ended(database, await enqueue(database, tenant, "ask"))
+        await provider.close()
+
+    assert (task.state, task.attempt, task.snoozes, task.error["class"]) == ("failed", 1, 2, "throttled")
+    assert task.error["message"].startswith(
+        "asked to wait 3 times, once more than the type allows: the model"
+    )
+    assert "slow down" in task.error["message"]
+    times = [request.started_at for request in model.requests]
+    assert len(times) == 3
+    assert all(later - earlier >= 0.3 for earlier, later in itertools.pairwise(times))
