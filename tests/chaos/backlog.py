@@ -43,7 +43,7 @@ class Scale:
 
 
 LONG = Scale(tasks=50_000, kills=1_000, sleeps=100, executors=6, slack=1.0)
-SHORT = Scale(tasks=1_200, kills=40, sleeps=3, executors=4, slack=8.0)
+SHORT = Scale(tasks=800, kills=24, sleeps=2, executors=4, slack=8.0)
 
 
 @dataclass(kw_only=True)
