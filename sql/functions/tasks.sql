@@ -38,11 +38,25 @@ BEGIN
   RETURN coalesce(woken, '{}');
 END $$;
 
+-- Write down the failed and timed out ones of tasks that have just ended as dead letters. A statement of its own, asked only when there are
+-- any: as one more part of the statement in app.finish it costs every task that succeeds 26 µs of CPU, three times the rest.
+CREATE OR REPLACE FUNCTION app.bury(p_tenants uuid[], p_ids uuid[]) RETURNS void
+LANGUAGE sql SET search_path = public, app, pg_temp AS $$
+  INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, requeues, failed_at)
+  SELECT h.id, h.tenant_id, h.queue, h.type, h.state, coalesce(h.error ->> 'class', 'unknown'), coalesce(d.requeues + 1, 0), h.finished_at
+  FROM unnest(p_tenants, p_ids) AS e (tenant_id, id)
+  JOIN task_history h ON h.tenant_id = e.tenant_id AND h.id = e.id
+  LEFT JOIN dead_letters d ON d.task_id = h.retry_of
+  WHERE h.state IN ('failed', 'timed_out')
+$$;
+
 -- Move live rows, which the caller has locked, to history in a final state, with one event each.
 CREATE OR REPLACE FUNCTION app.end_tasks(p_ids uuid[], p_state text, p_event text, p_error jsonb, p_actor text, p_reason text)
 RETURNS void LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
 DECLARE
   moment timestamptz := app.now();
+  tenants_of uuid[];
+  ended uuid[];
   freed_tenants uuid[];
   freed_queues text[];
   freed_keys text[];
@@ -62,12 +76,6 @@ BEGIN
     SELECT g.tenant_id, g.id, moment, p_event, g.fence, g.attempt, p_actor, g.executor_id,
            jsonb_strip_nulls(jsonb_build_object('from', g.state, 'reason', p_reason, 'error', p_error))
     FROM gone g
-  ), dead AS (
-    INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, requeues, failed_at)
-    SELECT g.id, g.tenant_id, g.queue, g.type, p_state, coalesce(p_error ->> 'class', g.error ->> 'class', 'unknown'),
-           coalesce((SELECT d.requeues + 1 FROM dead_letters d WHERE d.task_id = g.retry_of), 0), moment
-    FROM gone g
-    WHERE p_state IN ('failed', 'timed_out')
   ), counted AS (
     INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
     SELECT g.tenant_id, date_trunc('minute', moment), g.queue, g.type, p_state, count(*), 0, 0,
@@ -76,10 +84,13 @@ BEGIN
     FROM gone g
     GROUP BY g.tenant_id, g.queue, g.type
   )
-  SELECT array_agg(g.tenant_id), array_agg(g.queue), array_agg(g.concurrency_key)
-  INTO freed_tenants, freed_queues, freed_keys
-  FROM gone g
-  WHERE g.state = 'running' AND g.concurrency_key IS NOT NULL;
+  SELECT array_agg(g.tenant_id), array_agg(g.id),
+         array_agg(g.tenant_id) FILTER (WHERE g.state = 'running' AND g.concurrency_key IS NOT NULL),
+         array_agg(g.queue) FILTER (WHERE g.state = 'running' AND g.concurrency_key IS NOT NULL),
+         array_agg(g.concurrency_key) FILTER (WHERE g.state = 'running' AND g.concurrency_key IS NOT NULL)
+  INTO tenants_of, ended, freed_tenants, freed_queues, freed_keys
+  FROM gone g;
+  PERFORM app.bury(tenants_of, ended);
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
   PERFORM app.close_reviews(p_ids);
 END $$;
@@ -95,6 +106,7 @@ DECLARE
   moment timestamptz := app.now();
   done uuid[];
   ended_badly uuid[];
+  tenants_of uuid[];
   freed_tenants uuid[];
   freed_queues text[];
   freed_keys text[];
@@ -103,9 +115,9 @@ BEGIN
     SELECT * FROM unnest(p_ids, p_fences, p_states, p_results, p_errors) AS i (id, fence, state, result, error)
   ), locked AS MATERIALIZED (
     -- No test of the state here: the fence implies it, and the planner would take the small running index (70 ms against 8).
-    SELECT t.id FROM tasks t JOIN given i ON t.id = i.id AND t.fence = i.fence ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
+    SELECT t.id, t.ctid AS place FROM tasks t JOIN given i ON t.id = i.id AND t.fence = i.fence ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED
   ), gone AS (
-    DELETE FROM tasks t USING locked l WHERE t.id = l.id RETURNING t.*
+    DELETE FROM tasks t USING locked l WHERE t.ctid = l.place RETURNING t.*
   ), moved AS (
     INSERT INTO task_history (id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence,
       executor_id, run_at, created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit,
@@ -114,12 +126,6 @@ BEGIN
       g.executor_id, g.run_at, g.created_at, g.created_by, g.started_at, g.timeout_seconds, g.start_before, g.retry_of, g.concurrency_key,
       g.concurrency_limit, g.progress, i.error, g.request_id, g.payload, moment, NULL, NULL, i.result::jsonb
     FROM gone g JOIN given i ON i.id = g.id
-  ), dead AS (
-    INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, requeues, failed_at)
-    SELECT g.id, g.tenant_id, g.queue, g.type, i.state, coalesce(i.error ->> 'class', 'unknown'),
-           coalesce((SELECT d.requeues + 1 FROM dead_letters d WHERE d.task_id = g.retry_of), 0), moment
-    FROM gone g JOIN given i ON i.id = g.id
-    WHERE i.state IN ('failed', 'timed_out')
   ), counted AS (
     INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
     SELECT g.tenant_id, date_trunc('minute', moment), g.queue, g.type, i.state, count(*),
@@ -130,13 +136,15 @@ BEGIN
   )
   SELECT array_agg(g.id),
          array_agg(g.id) FILTER (WHERE i.state <> 'succeeded'),
+         array_agg(g.tenant_id) FILTER (WHERE i.state <> 'succeeded'),
          array_agg(g.tenant_id) FILTER (WHERE g.concurrency_key IS NOT NULL),
          array_agg(g.queue) FILTER (WHERE g.concurrency_key IS NOT NULL),
          array_agg(g.concurrency_key) FILTER (WHERE g.concurrency_key IS NOT NULL)
-  INTO done, ended_badly, freed_tenants, freed_queues, freed_keys
+  INTO done, ended_badly, tenants_of, freed_tenants, freed_queues, freed_keys
   FROM gone g JOIN given i ON i.id = g.id;
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
   IF ended_badly IS NOT NULL THEN
+    PERFORM app.bury(tenants_of, ended_badly);
     PERFORM app.close_reviews(ended_badly);
   END IF;
   IF cardinality(done) = cardinality(p_ids) THEN
