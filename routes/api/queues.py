@@ -26,7 +26,7 @@ class Limits(Body):
 
     max_running: Most | None = Field(default=None, description="Tasks running at once, over all executors.")
     max_running_per_tenant: Most | None = Field(default=None, description="The same for each tenant.")
-    rate_per_second: Rate | Int | None = Field(default=None, description="Tasks started per second.")
+    rate_per_second: Rate | None = Field(default=None, description="Tasks started per second.")
     burst: Most | None = Field(
         default=None, description="Tasks started at once after a rest; left out: one second's worth."
     )
@@ -137,71 +137,71 @@ async def list_queues(call: Call, db: Connection) -> JSONObject:
 async def create(call: Call, db: Connection, body: NewQueue) -> Answer:
     limits = body.model_dump(exclude_unset=True, exclude={"name"})
     await queues.create(db, body.name, limits, actor=call.actor)
-    return Answer(await _read(call, db, body.name), location=call.url("queues.get", name=body.name))
+    return Answer(await _read(call, db, body.name), location=call.url("queues.get", queue=body.name))
 
 
 @operation(
-    routes, "GET", "/api/v1/queues/{name}", name="queues.get", summary="Look at a queue", role="viewer",
+    routes, "GET", "/api/v1/queues/{queue}", name="queues.get", summary="Look at a queue", role="viewer",
     answer=QueueView,
 )  # fmt: skip
-async def get(call: Call, db: Connection, name: str) -> JSONObject:
-    return await _read(call, db, name)
+async def get(call: Call, db: Connection, queue: str) -> JSONObject:
+    return await _read(call, db, queue)
 
 
 @operation(
-    routes, "PATCH", "/api/v1/queues/{name}", name="queues.change", summary="Set the limits of a queue",
+    routes, "PATCH", "/api/v1/queues/{queue}", name="queues.change", summary="Set the limits of a queue",
     role="operator", answer=QueueView, description=f"In force at once, over all executors. {OPERATES}",
 )  # fmt: skip
-async def change(call: Call, db: Connection, name: str, body: Limits) -> JSONObject:
-    await queues.change(db, name, body.model_dump(exclude_unset=True), actor=call.actor)
-    call.wake(name)
-    return await _read(call, db, name)
+async def change(call: Call, db: Connection, queue: str, body: Limits) -> JSONObject:
+    await queues.change(db, queue, body.model_dump(exclude_unset=True), actor=call.actor)
+    call.wake(queue)
+    return await _read(call, db, queue)
 
 
 @operation(
-    routes, "DELETE", "/api/v1/queues/{name}", name="queues.delete", summary="Delete an empty queue",
+    routes, "DELETE", "/api/v1/queues/{queue}", name="queues.delete", summary="Delete an empty queue",
     role="operator", status=204, errors=(409,), description=OPERATES,
 )  # fmt: skip
-async def delete(call: Call, db: Connection, name: str) -> None:
-    await queues.delete(db, name)
+async def delete(call: Call, db: Connection, queue: str) -> None:
+    await queues.delete(db, queue)
 
 
 @operation(
-    routes, "POST", "/api/v1/queues/{name}/pause", name="queues.pause", summary="Let nothing more of a queue start",
+    routes, "POST", "/api/v1/queues/{queue}/pause", name="queues.pause", summary="Let nothing more of a queue start",
     role="operator", answer=QueueView, description=f"What runs goes on. {OPERATES}",
 )  # fmt: skip
-async def pause(call: Call, db: Connection, name: str, body: Pause | None) -> JSONObject:
+async def pause(call: Call, db: Connection, queue: str, body: Pause | None) -> JSONObject:
     given = body or Pause()
-    await queues.pause(db, name, actor=call.actor, reason=given.reason, until=given.until)
-    return await _read(call, db, name)
+    await queues.pause(db, queue, actor=call.actor, reason=given.reason, until=given.until)
+    return await _read(call, db, queue)
 
 
 @operation(
-    routes, "POST", "/api/v1/queues/{name}/resume", name="queues.resume", summary="Let a queue's tasks start again",
+    routes, "POST", "/api/v1/queues/{queue}/resume", name="queues.resume", summary="Let a queue's tasks start again",
     role="operator", answer=QueueView, description=f"Resuming twice is fine. {OPERATES}",
 )  # fmt: skip
-async def resume(call: Call, db: Connection, name: str) -> JSONObject:
-    await queues.resume(db, name)
-    call.wake(name)
-    return await _read(call, db, name)
+async def resume(call: Call, db: Connection, queue: str) -> JSONObject:
+    await queues.resume(db, queue)
+    call.wake(queue)
+    return await _read(call, db, queue)
 
 
 @operation(
-    routes, "PUT", "/api/v1/queues/{name}/tenants/{tenant}", name="queues.limit_tenant",
+    routes, "PUT", "/api/v1/queues/{queue}/tenants/{tenant}", name="queues.limit_tenant",
     summary="Let one tenant run another number of a queue's tasks", role="operator", status=204, description=OPERATES,
 )  # fmt: skip
-async def limit_tenant(call: Call, db: Connection, name: str, tenant: str, body: TenantLimit) -> None:
-    await queues.limit_tenant(db, name, tenant, body.max_running, actor=call.actor)
-    call.wake(name)
+async def limit_tenant(call: Call, db: Connection, queue: str, tenant: str, body: TenantLimit) -> None:
+    await queues.limit_tenant(db, queue, tenant, body.max_running, actor=call.actor)
+    call.wake(queue)
 
 
 @operation(
-    routes, "DELETE", "/api/v1/queues/{name}/tenants/{tenant}", name="queues.unlimit_tenant",
+    routes, "DELETE", "/api/v1/queues/{queue}/tenants/{tenant}", name="queues.unlimit_tenant",
     summary="Let one tenant run as many of a queue's tasks as all others", role="operator", status=204, description=OPERATES,
 )  # fmt: skip
-async def unlimit_tenant(call: Call, db: Connection, name: str, tenant: str) -> None:
-    await queues.limit_tenant(db, name, tenant, None, actor=call.actor)
-    call.wake(name)
+async def unlimit_tenant(call: Call, db: Connection, queue: str, tenant: str) -> None:
+    await queues.limit_tenant(db, queue, tenant, None, actor=call.actor)
+    call.wake(queue)
 
 
 async def _sight(call: Call, db: Connection) -> tuple[bool, bool]:
@@ -210,9 +210,9 @@ async def _sight(call: Call, db: Connection) -> tuple[bool, bool]:
     return operates and call.principal.may("operator"), operates
 
 
-async def _read(call: Call, db: Connection, name: str) -> JSONObject:
+async def _read(call: Call, db: Connection, queue: str) -> JSONObject:
     sees_all, operates = await _sight(call, db)
-    found = await queues.report(db, call.tenant_id, installation=sees_all, name=name)
+    found = await queues.report(db, call.tenant_id, installation=sees_all, name=queue)
     return _view(found[0], sees_all, operates)
 
 
