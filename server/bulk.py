@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 BATCH_SECONDS = 5.0  # what a batch takes at most before readiness asks
 IDLE_SECONDS = 1.0  # between two looks when there is nothing to do; a start in this process pokes
 BREATH_SECONDS = 0.02  # between two rounds: a stop waits for the row that every batch locks
-TRIES = 5  # batches that fail one after another before an operation is given up; pauses of 0.5, 1, 2, 4 s in between
+TRIES = 5  # batches that fail one after another before an operation is given up
 
 
 class BulkOperations:
@@ -37,10 +37,12 @@ class BulkOperations:
         *,
         on_work: Callable[[str], None],
         on_cancelled: Callable[[Sequence[Cancelled]], None],
+        retry_seconds: float = 0.5,
     ) -> None:
         self._database = database
         self._on_work = on_work
         self._on_cancelled = on_cancelled
+        self._retry_seconds = retry_seconds  # after a first failure, twice as long after each further one
         self._poked = asyncio.Event()
         self._troubled: dict[UUID, tuple[int, float]] = {}  # failures in a row, and when to try again
 
@@ -54,9 +56,7 @@ class BulkOperations:
             self._poked.clear()
             worked = await self.carry_out(beat)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(
-                    BREATH_SECONDS if worked else IDLE_SECONDS * random.uniform(0.8, 1)
-                ):  # noqa: S311 - keeps replicas out of step
+                async with asyncio.timeout(BREATH_SECONDS if worked else _idle()):
                     await self._poked.wait()
 
     async def carry_out(self, beat: Beat) -> bool:
@@ -104,8 +104,15 @@ class BulkOperations:
             "batch of a bulk operation failed",
             extra={"operation_id": str(operation_id), "failures": failures, "error": told},
         )
-        self._troubled[operation_id] = (failures, time.monotonic() + 2.0**failures / 4)
+        self._troubled[operation_id] = (
+            failures,
+            time.monotonic() + self._retry_seconds * 2 ** (failures - 1),
+        )
         if failures >= TRIES:
             async with self._database.tenant(tenant_id, actor) as db:
                 await bulk_batches.give_up(db, tenant_id, operation_id, error=told)
             del self._troubled[operation_id]
+
+
+def _idle() -> float:
+    return IDLE_SECONDS * random.uniform(0.8, 1.0)  # noqa: S311 - keeps replicas out of step

@@ -199,7 +199,8 @@ def confirm(secret: bytes, tenant_id: UUID, actor: str, plan: Plan) -> str:
             "seen_at": plan.seen_at,
             "total": plan.total,
             "total_is_exact": plan.total_is_exact,
-        }
+        },
+        default=str,
     )
     return base64.urlsafe_b64encode(_sign(secret, payload) + payload).decode().rstrip("=")
 
@@ -289,7 +290,7 @@ async def list_matches(
     """Return the tasks that *plan* is about right now, by id, behind *after*; *among* narrows them down."""
     wanted = read_filter(plan.target, plan.filter)
     if among is not None:
-        wanted["ids"] = among
+        wanted["ids"] = [str(one) for one in among]
     rows = await db.fetch(
         SQL["bulk_operations.list_matches"],
         *(tenant_id, plan.action, plan.target, wanted, plan.newest_id, plan.seen_at, after, limit),
