@@ -19,6 +19,9 @@ INTERNAL = {
     "retryable",
     "throttled",
     "step-mismatch",
+    "poison",
+    "process-crash",
+    "process-limit",
 }
 NAMED = re.compile(r"\bslug(?:, title)? ?= ?\"([a-z]+(?:-[a-z]+)+|[a-z]{4,})\"")
 
