@@ -178,7 +178,9 @@ async def list_tenant_limits(db: Connection, name: str) -> list[TenantLimit]:
 async def create(db: Connection, name: str, limits: Mapping[str, Any], *, actor: str) -> Queue:
     """Create a queue with *limits* as in `change`. Raises: Forbidden, Invalid, Conflict."""
     if not NAME.fullmatch(name):
-        raise _invalid("/name", "must begin with a small letter and go on with small letters, digits, _ and -, 63 in all")
+        raise _invalid(
+            "/name", "must begin with a small letter and go on with small letters, digits, _ and -, 63 in all"
+        )
     with guarded():
         created = await db.fetchval(SQL["queues.create"], name, actor)
     if not created:
@@ -238,7 +240,9 @@ async def delete(db: Connection, name: str) -> None:
     """Delete an empty queue. Raises: Forbidden, NotFound, Conflict (it has tasks, or a task type goes there), Unavailable."""
     types = sorted(one.name for one in task_types.load_all().values() if one.queue == name)
     if types:
-        raise Conflict(f"tasks of type {types[0]} go to queue {name} unless told otherwise", slug="queue-in-use")
+        raise Conflict(
+            f"tasks of type {types[0]} go to queue {name} unless told otherwise", slug="queue-in-use"
+        )
     try:
         with guarded():
             async with savepoint(db):

@@ -16,6 +16,8 @@ from routes.api import health
 from routes.pages import articles, overview, prompts, search, session
 from routes.pages import content as content_pages
 from routes.pages import documents as document_pages
+from routes.pages import executors as executor_pages
+from routes.pages import queues as queue_pages
 from routes.pages import reviews as review_pages
 from routes.pages import tasks as task_pages
 from routes.public import posts
@@ -34,7 +36,7 @@ from tests.knowledge import RememberingEmbedder
 
 PASSWORD = "correct horse battery"
 TABLES = (
-    overview.routes, articles.routes, task_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
+    overview.routes, articles.routes, task_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
     session.routes, posts.routes, site_search.routes, health.routes,
 )  # fmt: skip
 

@@ -227,7 +227,9 @@ def _view(report: Report, sees_all: bool, operates: bool) -> JSONObject:
             ("longest_run", recent.longest_run),
         )
     }
-    counts = {name: getattr(recent, name) for name in ("succeeded", "failed", "cancelled", "retried", "snoozed")}
+    counts = {
+        name: getattr(recent, name) for name in ("succeeded", "failed", "cancelled", "retried", "snoozed")
+    }
     about = {name: getattr(queue, name) for name in QueueView.model_fields if hasattr(queue, name)}
     if not operates:  # people of other tenants stay unnamed
         about |= {"paused_by": queue.paused_by and "operator", "updated_by": queue.updated_by and "operator"}

@@ -35,6 +35,13 @@ NOTICES = {
     "unchanged": "Nothing was changed, so there is no new version.",
     "added": "The document was added and is being indexed.",
     "known": "The collection has this very text already: here it is.",
+    "queue-created": "The queue is there. Tasks may name it.",
+    "queue-deleted": "The queue is deleted.",
+    "limits-set": "Set. The next claim goes by it.",
+    "paused": "The queue is paused.",
+    "resumed": "The queue moves again.",
+    "drained": "It claims nothing more and ends what it runs.",
+    "undrained": "It claims again, within one heartbeat.",
     "deleted": "The document and everything made from it are deleted.",
 }
 

@@ -25,7 +25,7 @@ LOOKS = [
     pytest.param({"viewport": pages.NARROW, "color_scheme": "dark"}, id="narrow dark"),
 ]
 DESK = (
-    "/desk", "/desk/tasks", "/desk/reviews", "/desk/reviews?state=closed", "/desk/content", "/desk/content/new", "/desk/documents", "/desk/documents/new",
+    "/desk", "/desk/tasks", "/desk/queues", "/desk/queues/default", "/desk/executors", "/desk/reviews", "/desk/reviews?state=closed", "/desk/content", "/desk/content/new", "/desk/documents", "/desk/documents/new",
     "/desk/search", "/desk/search?q=heap&mode=keyword", "/desk/prompts",
 )  # fmt: skip
 SITE = ("/", "/search", "/search?q=heap")

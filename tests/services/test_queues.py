@@ -41,7 +41,9 @@ async def report(
         return (await queues.report(db, tenant, installation=installation, name=name))[0]
 
 
-async def put(admin: Admin, tenant: UUID, state: str, count: int, queue: str = "default", **more: Any) -> None:
+async def put(
+    admin: Admin, tenant: UUID, state: str, count: int, queue: str = "default", **more: Any
+) -> None:
     """Put tasks of any state into a queue without running them."""
     columns: dict[str, Any] = {"priority": 2, "run_at": datetime.now(UTC)} | more
     executor = "gen_random_uuid()" if state == "running" else "NULL"
@@ -185,7 +187,9 @@ async def test_a_tenant_that_does_not_operate_the_installation_changes_nothing_o
             await attempt(db, other_tenant)
     with pytest.raises(asyncpg.InsufficientPrivilegeError):
         async with transaction(database, operating) as db:
-            await db.execute("UPDATE queues SET paused_at = now()")  # past the functions there is no way either
+            await db.execute(
+                "UPDATE queues SET paused_at = now()"
+            )  # past the functions there is no way either
 
     assert await admin.fetch("SELECT * FROM queues ORDER BY name") == before
     assert await admin.fetchval("SELECT count(*) FROM queue_tenant_limits") == 0
@@ -200,7 +204,12 @@ async def test_limits_are_set_one_by_one_and_taken_away(database: Database, oper
     second = await change(max_running_per_tenant=3, fair=True)
     third = await change(max_running=None, rate_per_second=None)
 
-    assert (first.max_running, first.rate_per_second, first.burst, first.updated_by) == (10, 2.5, 3, "user:ada")
+    assert (first.max_running, first.rate_per_second, first.burst, first.updated_by) == (
+        10,
+        2.5,
+        3,
+        "user:ada",
+    )
     assert (second.max_running, second.max_running_per_tenant, second.fair, second.burst) == (10, 3, True, 3)
     assert (third.max_running, third.rate_per_second, third.burst, third.fair) == (None, None, None, True)
 
@@ -250,7 +259,11 @@ async def test_a_paused_queue_starts_nothing_until_it_is_resumed(database: Datab
         executor.wake("content")
         await engine.ended(database, waiting)
 
-    assert (paused.paused_by, paused.pause_reason, paused.resume_at) == ("user:ada", "the provider is down", None)
+    assert (paused.paused_by, paused.pause_reason, paused.resume_at) == (
+        "user:ada",
+        "the provider is down",
+        None,
+    )
     assert paused.paused_at is not None
     assert (resumed.paused_at, resumed.paused_by, resumed.pause_reason) == (None, None, None)
 

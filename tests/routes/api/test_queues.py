@@ -104,9 +104,13 @@ async def test_a_queue_is_paused_with_reason_and_date_and_resumed_twice(
     )
     assert (again["pause_reason"], again["resume_at"]) == (None, None)
     assert resumed["paused_at"] is None
-    assert await call(api, "POST", "/queues/content/resume", expect=200) | {"recent": 0} == resumed | {"recent": 0}
+    assert await call(api, "POST", "/queues/content/resume", expect=200) | {"recent": 0} == resumed | {
+        "recent": 0
+    }
     assert served.woken == ["content", "content"]
-    past = await call(api, "POST", "/queues/content/pause", json={"until": "2020-01-01T00:00:00Z"}, expect=422)
+    past = await call(
+        api, "POST", "/queues/content/pause", json={"until": "2020-01-01T00:00:00Z"}, expect=422
+    )
     assert past["errors"][0]["pointer"] == "/until"
 
 
@@ -180,6 +184,10 @@ async def test_a_tenant_sees_its_own_numbers_and_no_names_of_others(
     async with served_web.client(served, viewer) as session:
         own = await call(session, "GET", "/queues/default", expect=200)
 
-    assert (seen["installation"], seen["depth"]["queued"]["tasks"], seen["paused_by"]) == (False, 0, "operator")
+    assert (seen["installation"], seen["depth"]["queued"]["tasks"], seen["paused_by"]) == (
+        False,
+        0,
+        "operator",
+    )
     assert seen["pause_reason"] == "moving house"
     assert (own["installation"], own["depth"]["queued"]["tasks"], own["paused_by"]) == (False, 1, "key:ops")

@@ -10,7 +10,7 @@ from server.database import Database
 from tests import desk, web
 
 EMPTY = (
-    "/desk", "/desk/tasks", "/desk/tasks?state=failed&q=nothing", "/desk/reviews", "/desk/reviews?state=approved", "/desk/content",
+    "/desk", "/desk/tasks", "/desk/executors", "/desk/tasks?state=failed&q=nothing", "/desk/reviews", "/desk/reviews?state=approved", "/desk/content",
     "/desk/content?state=draft&q=x", "/desk/content/new", "/desk/documents", "/desk/documents?state=failed", "/desk/documents/new", "/desk/search",
     "/desk/search?q=heap", "/desk/prompts",
 )  # fmt: skip
@@ -38,6 +38,8 @@ async def test_every_page_of_a_full_desk_renders(
     item = f"/desk/content/{things.version.content_id}"
     for path in (
         *EMPTY,
+        "/desk/queues",
+        "/desk/queues/default",
         f"/desk/tasks/{things.waiting_task}",
         f"/desk/tasks/{things.failed_task}",
         f"/desk/tasks/{things.failed_task}/requeue",
