@@ -123,9 +123,9 @@ class Finisher:
         )
         answers = {row["id"]: row["outcome"] for row in rows}
         for outcome in ended:
-            if (answer := answers[outcome.run.id]) != "busy":
-                self._settle(outcome, accepted=answer == "done")
-        return sum(answer != "busy" for answer in answers.values())
+            if (answer := answers.get(outcome.run.id)) != "busy":
+                self._settle(outcome, accepted=answer is None)
+        return len(ended) - sum(answer == "busy" for answer in answers.values())
 
     async def _write_retry(self, db: asyncpg.Connection[asyncpg.Record], outcome: Outcome) -> int:
         accepted = await db.fetchval(

@@ -25,8 +25,8 @@ SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts,
 FROM app.claim($1, $2, $3, $4, $5, $6);
 
 -- name: finish
--- $1 ids, $2 fences, $3 states, $4 results as texts of JSON, $5 errors
-SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5);
+-- $1 ids, $2 fences, $3 states, $4 results as texts of JSON, $5 errors. Only what was not simply done is sent back.
+SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5) WHERE outcome <> 'done';
 
 -- name: give_back
 -- $1 executor, $2 ids, $3 fences
