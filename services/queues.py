@@ -128,9 +128,13 @@ async def report(
         raise NotFound(f"there is no queue {name}")
     with guarded():
         counts = await db.fetch(SQL["queues.count_live"], installation, CAP)
-        oldest = dict(await db.fetch(SQL["queues.oldest_ready"], installation))
+        oldest = {
+            row["queue"]: row["run_at"] for row in await db.fetch(SQL["queues.oldest_ready"], installation)
+        }
         runs = await db.fetch(SQL["queues.recent_runs"], installation, MINUTES)
-    own = dict(await db.fetch(SQL["queues.find_own_limits"], tenant_id))
+    own = {
+        row["queue"]: row["max_running"] for row in await db.fetch(SQL["queues.find_own_limits"], tenant_id)
+    }
     now: datetime = await db.fetchval(SQL["queues.minute"])
     return [
         Report(

@@ -56,14 +56,15 @@ async def put(
 
 
 async def count(
-    admin: Admin, tenant: UUID, at: datetime, outcome: str, tasks: int, queue: str = "default", ran: int = 0, waited: int = 0
+    admin: Admin, tenant: UUID, at: datetime, *, queue: str = "default", ran: int = 0, waited: int = 0, **outcomes: int
 ) -> None:  # fmt: skip
-    """Add a row as the engine does when runs end; *ran* and *waited* are sums in ms."""
-    await admin.execute(
-        "INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)"
-        " VALUES ($1, date_trunc('minute', $2::timestamptz), $3, 'noop', $4, $5, $6, $6, $7, $7)",
-        tenant, at, queue, outcome, tasks, waited, ran,
-    )  # fmt: skip
+    """Add rows as the engine does when runs end, one for each outcome; *ran* and *waited* are sums in ms."""
+    for outcome, tasks in outcomes.items():
+        await admin.execute(
+            "INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)"
+            " VALUES ($1, date_trunc('minute', $2::timestamptz), $3, 'noop', $4, $5, $6, $6, $7, $7)",
+            tenant, at, queue, outcome, tasks, waited, ran,
+        )  # fmt: skip
 
 
 async def test_every_live_state_is_counted_by_queue(database: Database, admin: Admin, tenant: UUID) -> None:
@@ -123,13 +124,13 @@ async def test_the_last_hour_is_summed_up_by_minute_from_the_statistics(
     database: Database, admin: Admin, tenant: UUID
 ) -> None:
     now: datetime = await admin.fetchval("SELECT date_trunc('minute', app.now())")
-    await count(admin, tenant, now, "succeeded", 3, ran=3000, waited=600)
-    await count(admin, tenant, now, "succeeded", 1, ran=1000, waited=200)
-    await count(admin, tenant, now - timedelta(minutes=5), "failed", 2, ran=4000)
-    await count(admin, tenant, now - timedelta(minutes=5), "timed_out", 1)
-    await count(admin, tenant, now - timedelta(minutes=59), "retry_scheduled", 2, ran=2000)
-    await count(admin, tenant, now - timedelta(minutes=61), "succeeded", 100)
-    await count(admin, tenant, now, "succeeded", 50, queue="content")
+    await count(admin, tenant, now, succeeded=3, ran=3000, waited=600)
+    await count(admin, tenant, now, succeeded=1, ran=1000, waited=200)
+    await count(admin, tenant, now - timedelta(minutes=5), failed=2, ran=4000)
+    await count(admin, tenant, now - timedelta(minutes=5), timed_out=1)
+    await count(admin, tenant, now - timedelta(minutes=59), retry_scheduled=2, ran=2000)
+    await count(admin, tenant, now - timedelta(minutes=61), succeeded=100)
+    await count(admin, tenant, now, succeeded=50, queue="content")
 
     found = await report(database, tenant)
 
@@ -150,8 +151,8 @@ async def test_a_tenant_sees_its_own_tasks_and_the_operating_one_may_see_all(
     moment = datetime.now(UTC) - timedelta(minutes=1)
     await put(admin, operating, "queued", 2)
     await put(admin, other_tenant, "queued", 3, run_at=moment)
-    await count(admin, operating, moment, "succeeded", 5)
-    await count(admin, other_tenant, moment, "succeeded", 7)
+    await count(admin, operating, moment, succeeded=5)
+    await count(admin, other_tenant, moment, succeeded=7)
 
     own = await report(database, operating)
     everybody = await report(database, operating, installation=True)

@@ -108,7 +108,7 @@ async def test_a_drained_executor_ends_what_it_runs_and_claims_nothing_until_it_
 
 
 async def test_other_tenants_see_that_there_are_executors_and_their_own_tasks_only(
-    api: ClientSession, served: Served, database: Database, admin: Any, tenant: UUID, other_tenant: UUID
+    *, api: ClientSession, served: Served, database: Database, admin: Any, tenant: UUID, other_tenant: UUID
 ) -> None:
     executor_id = await register(admin)
     for owner in (tenant, tenant, other_tenant):
