@@ -55,11 +55,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
                     group.create_task(client.work(until, flag))
         finally:
             flag.unlink(missing_ok=True)
-    began = time.monotonic()
-    async with place.admin() as admin, asyncio.timeout(LIVENESS_SECONDS):
-        while await admin.fetchval("SELECT count(*) FROM tasks"):
-            await asyncio.sleep(0.05)
-    place.history.add("drained", seconds=round(time.monotonic() - began, 2))
+    place.history.add("drained", seconds=await place.drain(LIVENESS_SECONDS))
     report = await check(place)
     report.expect(all(server.alive for server in servers), "a server died")
     return report

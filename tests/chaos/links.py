@@ -207,9 +207,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
         report.expect(
             all(isinstance(one, asyncio.CancelledError) for one in ended), f"the load broke off: {ended}"
         )
-        async with place.admin() as admin, asyncio.timeout(LIVENESS_SECONDS):
-            while await admin.fetchval("SELECT count(*) FROM tasks"):
-                await asyncio.sleep(0.05)
+        await place.drain(LIVENESS_SECONDS)
         await asyncio.sleep(1)  # whatever the link still delivers has been delivered by now
         held = stage.link.connections
         report.expect(held <= CONNECTIONS, f"{held} connections are held, the pools allow {CONNECTIONS}")

@@ -253,6 +253,17 @@ class Place:
         finally:
             await opened.close()
 
+    async def drain(self, seconds: float) -> float:
+        """Wait until every task has ended and return how long that took. Raises: AssertionError with what is left."""
+        began = time.monotonic()
+        async with self.admin() as admin:
+            while left := await admin.fetch("SELECT state, count(*) AS n FROM tasks GROUP BY state"):
+                if time.monotonic() > began + seconds:
+                    states = ", ".join(f"{row['n']} {row['state']}" for row in left)
+                    raise AssertionError(f"after {seconds} s without faults there are still tasks: {states}")
+                await asyncio.sleep(0.05)
+        return round(time.monotonic() - began, 2)
+
     async def clean_up(self) -> None:
         """End every process of this place, whatever state it is in."""
         for child in self.children:

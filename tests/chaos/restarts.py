@@ -66,7 +66,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
             await _break(place, dice, scale)
             await asyncio.sleep(0.5)
             stopping.set()
-    await _drain(place)
+    place.history.add("drained", seconds=await place.drain(LIVENESS_SECONDS))
     report = Report(violations=await check(place, scale))
     report.figures = await _figures(place)
     report.expect(all(server.alive for server in servers), "a server died")
@@ -193,15 +193,6 @@ async def _cut(place: Place, seconds: float) -> None:
             place.history.add("fault", process="connections", signal="terminated", count=cut)
             await asyncio.sleep(CUT_EVERY_SECONDS)
     place.history.add("up")
-
-
-async def _drain(place: Place) -> None:
-    """Faults are over: everything must end. Raises: TimeoutError."""
-    began = time.monotonic()
-    async with place.admin() as admin, asyncio.timeout(LIVENESS_SECONDS):
-        while await admin.fetchval("SELECT count(*) FROM tasks"):
-            await asyncio.sleep(0.05)
-    place.history.add("drained", seconds=round(time.monotonic() - began, 2))
 
 
 async def check(place: Place, scale: Scale) -> list[str]:

@@ -49,9 +49,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
     for turn in range(scale.rounds):
         burst = Burst(place=place, servers=servers, key=key, dice=random.Random(seed + turn), turn=turn)
         await burst.run(scale, kill=turn > 0 or not long)
-    async with place.admin() as admin, asyncio.timeout(DRAIN_SECONDS):
-        while await admin.fetchval("SELECT count(*) FROM tasks"):
-            await asyncio.sleep(0.05)
+    await place.drain(DRAIN_SECONDS)
     return await check(place, scale)
 
 

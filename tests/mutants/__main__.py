@@ -29,6 +29,7 @@ FOLDER = Path(__file__).parent
 NOT_COPIED = {".git", ".venv", "data"}  # at the top; and caches anywhere
 CACHES = shutil.ignore_patterns("__pycache__", ".*_cache")
 TEST_SECONDS = 300
+GREEN_SECONDS = 1800  # every named test once
 TRIES = 3  # a race that a test provokes may go well by chance
 SAW_NO_TEST = (4, 5)  # pytest: usage error, nothing collected
 _TESTS = re.compile(r"^# test: (?P<tests>.+)$", re.MULTILINE)
@@ -76,7 +77,9 @@ def copied() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def run_tests(folder: Path, tests: list[str], dsn: str) -> subprocess.CompletedProcess[str]:
+def run_tests(
+    folder: Path, tests: list[str], dsn: str, *, seconds: float = TEST_SECONDS
+) -> subprocess.CompletedProcess[str]:
     """Run *tests* in *folder* with this interpreter, against the PostgreSQL that all runs share."""
     return subprocess.run(
         [
@@ -90,7 +93,7 @@ def run_tests(folder: Path, tests: list[str], dsn: str) -> subprocess.CompletedP
         capture_output=True,
         text=True,
         check=False,
-        timeout=TEST_SECONDS,
+        timeout=seconds,
     )
 
 
@@ -128,7 +131,7 @@ def all_green(mutants: list[Mutant], dsn: str) -> bool:
     """Whether every named test passes without a patch."""
     tests = sorted({test for mutant in mutants for test in mutant.tests})
     with copied() as folder:
-        done = run_tests(folder, tests, dsn)
+        done = run_tests(folder, tests, dsn, seconds=GREEN_SECONDS)
     if done.returncode:
         print(f"red without any patch:\n{done.stdout[-6000:]}{done.stderr[-2000:]}")
     return done.returncode == 0
