@@ -66,5 +66,5 @@ mutants: $(DEV_STAMP) ## apply each deliberate bug to a copy and require red tes
 	$(BIN)/python -m tests.mutants
 
 .PHONY: bench
-bench: $(DEV_STAMP) ## measure
+bench: $(DEV_STAMP) ## measure Galley and its peers; BENCH_JSON=file for the figures
 	$(BIN)/python -m tests.bench
