@@ -182,7 +182,7 @@ async def check(place: Place, scale: Scale) -> list[str]:
     accepted = {task for entry in place.history.read("accepted") for task in entry["tasks"]}
     async with place.admin() as admin:
         rows: list[Any] = await admin.fetch(
-            "SELECT h.id::text, h.state, h.fence, h.attempt, h.max_attempts, h.crashes, h.result, h.error,"
+            "SELECT h.id::text, h.state, h.run_at > h.created_at + interval '1 s' AS put_back, h.fence, h.attempt, h.max_attempts, h.crashes, h.result, h.error,"
             " (SELECT count(*) FROM task_events v WHERE v.task_id = h.id AND v.event IN ('rescued', 'interrupted')) AS losses"
             " FROM task_history h"
         )
@@ -206,6 +206,8 @@ def _check_runs(report: Report, rows: list[Any]) -> None:
         if not row["crashes"] < row["attempt"] <= min(row["losses"] + 1, row["max_attempts"])
     ]
     report.expect(not miscounted, f"{len(miscounted)} tasks miscount their attempts: {miscounted[:3]}")
+    put_back = [row["id"] for row in rows if row["put_back"]]
+    report.expect(not put_back, f"{len(put_back)} tasks lost their place in the queue: {put_back[:3]}")
     failed = [
         row["error"] for row in rows if row["state"] != "succeeded" and row["error"]["class"] != "crash_loop"
     ]
@@ -220,9 +222,6 @@ async def _check_times(place: Place, report: Report, scale: Scale) -> None:
     bound = place.pace.restart_bound + scale.slack
     late = [round(seconds, 2) for seconds in restarts if seconds > bound]
     report.expect(not late, f"{len(late)} started again later than {bound} s after the kill: {late[-5:]}")
-    usual = restarts[len(restarts) // 2] if restarts else 0
-    bound = 2 * place.pace.lease
-    report.expect(usual <= bound, f"half of them started again later than {bound} s after the kill")
     report.expect(bool(restarts), "nothing was lost by any kill: this proves nothing")
     drained = place.history.read("drained")[0]["seconds"]
     bound = place.pace.restart_bound + scale.slack

@@ -64,7 +64,7 @@ LONG = Scale(
     slack=0.5,
     fence_slack=0.0,
 )  # fmt: skip
-SHORT = Scale(faults=(("pause", 6), ("half-open", 4)), slack=8.0, fence_slack=1.5)
+SHORT = Scale(faults=(("pause", 6), ("half-open", 4)), slack=8.0, fence_slack=2.0)
 
 
 class Link:
