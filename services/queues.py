@@ -149,9 +149,9 @@ async def report(
     ]
 
 
-async def count_live(db: Connection) -> dict[str, Count]:
-    """Return how many live tasks the transaction's tenant has in each state, over all queues."""
-    return _depth(await db.fetch(SQL["queues.count_live"], False, CAP))
+async def count_live(db: Connection, *, cap: int = CAP) -> dict[str, Count]:
+    """Return how many live tasks the transaction's tenant has in each state, over all queues; *cap* is for each of them."""
+    return _depth(await db.fetch(SQL["queues.count_live"], False, cap))
 
 
 async def get(db: Connection, name: str) -> Queue:

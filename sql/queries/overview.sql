@@ -1,9 +1,9 @@
--- name: finished_by_hour
--- $1 tenant, $2 hours. How many tasks ended in each hour, by state and type. Ids begin with the time of creation, so the range of
--- ids bounds what is read; a task that was created before the range and ended inside it is not counted.
-SELECT date_trunc('hour', finished_at, 'UTC') AS hour, state, type, count(*) AS tasks
-FROM task_history
-WHERE tenant_id = $1 AND id >= app.uuid7_floor(app.now() - make_interval(hours => $2)) AND finished_at >= app.now() - make_interval(hours => $2)
+-- name: ended_by_hour
+-- $1 tenant, $2 hours. How runs ended in each hour, by outcome and type, out of the numbers per minute: history is never counted.
+SELECT date_trunc('hour', minute, 'UTC') AS hour, outcome, type, sum(tasks)::bigint AS tasks, sum(waited_ms)::bigint AS waited_ms,
+       max(waited_max_ms) AS waited_max_ms, sum(ran_ms)::bigint AS ran_ms, max(ran_max_ms) AS ran_max_ms
+FROM task_statistics
+WHERE tenant_id = $1 AND minute >= date_trunc('hour', app.now(), 'UTC') - make_interval(hours => $2)
 GROUP BY 1, 2, 3;
 
 -- name: spending
