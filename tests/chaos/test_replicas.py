@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from server import migrations
 from tests.chaos.conftest import MakePlace
 from tests.chaos.processes import Child, Place
 from tests.conftest import Cluster
@@ -86,22 +87,22 @@ async def test_tasks_run_over_two_servers_behind_a_pooler(
             assert server.count_in_log(NO_LISTEN) == (not way_round and os.environ.get("LISTEN") != "false")
 
 
-async def test_a_server_behind_a_pooler_starts_only_on_a_schema_that_is_up_to_date(
+async def test_behind_a_pooler_the_schema_is_brought_up_to_date_round_it(
     make_place: MakePlace, cluster: Cluster, database_name: str
 ) -> None:
     async with make_place() as place, pooler(cluster.web(database_name)) as through:
         place.web_dsn = through
-        async with place.admin() as admin:
-            await admin.execute(
-                "DELETE FROM schema_migrations WHERE version = (SELECT max(version) FROM schema_migrations)"
-            )
-        server = await place.spawn("a", "serve", ["serve"], env={"MIGRATE_DATABASE_URL": ""})
-        migrating = await place.spawn("migrate", "command", ["migrate"], env={"MIGRATE_DATABASE_URL": ""})
-        await server.ended()
-        await migrating.ended()
+        known = (await migrations.roll_back(place.admin_dsn, to=7)).known
+        outcomes = []
+        for command, direct in (("serve", ""), ("migrate", ""), ("migrate", place.admin_dsn)):
+            env = {"MIGRATE_DATABASE_URL": "", "DIRECT_DATABASE_URL": direct}
+            child = await place.spawn(command, "command", [command], env=env)
+            await child.ended()
+            outcomes.append(child.read_log())
 
-        assert "run `python main.py migrate`" in server.read_log()
-        assert "set MIGRATE_DATABASE_URL or DIRECT_DATABASE_URL" in migrating.read_log()
+        assert "run `python main.py migrate`" in outcomes[0]
+        assert "set MIGRATE_DATABASE_URL or DIRECT_DATABASE_URL" in outcomes[1]
+        assert f"schema {known} of {known}" in outcomes[2]
 
 
 async def test_a_cancel_reaches_another_server_within_a_heartbeat_without_listen(

@@ -37,6 +37,28 @@ async def test_a_new_task_has_the_defaults_of_its_type_and_its_payload_completed
     assert task.created_by == "user:ada"
 
 
+async def test_a_task_is_there_exactly_when_its_transaction_commits(database: Database, tenant: UUID) -> None:
+    undone: list[tasks.Task] = []
+
+    async def enqueue_and_fail() -> None:
+        async with database.tenant(tenant, "user:ada") as db:
+            undone.append(await tasks.enqueue(db, tenant, noop(), actor="user:ada"))
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        await enqueue_and_fail()
+    async with database.tenant(tenant, "user:ada") as db:
+        done = await tasks.enqueue(db, tenant, noop(), actor="user:ada")
+        async with database.tenant(tenant, "user:bob") as beside:
+            with pytest.raises(NotFound):
+                await tasks.get(beside, tenant, done.id)
+
+    async with database.tenant(tenant, "user:ada") as db:
+        assert (await tasks.get(db, tenant, done.id)).state == "queued"
+        with pytest.raises(NotFound):
+            await tasks.get(db, tenant, undone[0].id)
+
+
 async def test_a_task_due_later_is_scheduled(database: Database, tenant: UUID) -> None:
     later = datetime.now(UTC) + timedelta(hours=1)
     async with database.tenant(tenant, "user:ada") as db:
