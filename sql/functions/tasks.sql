@@ -182,7 +182,7 @@ BEGIN
   WHERE t.id = p_id;
   INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
   VALUES (held.tenant_id, p_id, moment, p_event, p_fence, held.attempt, 'executor', held.executor_id,
-          jsonb_strip_nulls(jsonb_build_object('error', p_error, 'delay_seconds', p_delay_seconds)));
+          jsonb_strip_nulls(jsonb_build_object('error', p_error, 'delay_seconds', p_delay_seconds, 'started_at', held.started_at)));
   INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
   SELECT held.tenant_id, date_trunc('minute', moment), held.queue, held.type, p_event, 1, t.waited, t.waited, t.ran, t.ran
   FROM (SELECT extract(epoch FROM held.started_at - held.run_at) * 1000 AS waited, extract(epoch FROM moment - held.started_at) * 1000 AS ran) t;
@@ -212,7 +212,8 @@ BEGIN
     RETURNING t.*
   ), told AS (
     INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
-    SELECT b.tenant_id, b.id, moment, 'interrupted', b.fence - 1, b.attempt, 'executor', p_executor, '{"reason": "its executor gave it back"}'
+    SELECT b.tenant_id, b.id, moment, 'interrupted', b.fence - 1, b.attempt, 'executor', p_executor,
+           jsonb_build_object('reason', 'its executor gave it back', 'started_at', b.started_at)
     FROM back b
   )
   SELECT array_agg(b.id), array_agg(b.tenant_id) FILTER (WHERE b.concurrency_key IS NOT NULL),
@@ -308,7 +309,7 @@ BEGIN
   )
   INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, executor_id, detail)
   SELECT r.tenant_id, r.id, moment, CASE WHEN r.state = 'waiting' THEN 'held' ELSE 'rescued' END, r.fence - 1, r.attempt, 'system:rescuer',
-         r.dead_executor, jsonb_build_object('crashes', r.crashes)
+         r.dead_executor, jsonb_build_object('crashes', r.crashes, 'started_at', r.started_at)
   FROM rescued r;
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
 END $$;

@@ -32,7 +32,7 @@ WITH moment AS MATERIALIZED (
   RETURNING t.*, moment.at
 ), told AS (
   INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor, detail)
-  SELECT p.tenant_id, p.id, p.at, 'waiting', p.fence - 1, p.attempt, 'executor', jsonb_build_object('signal', $4::text, 'until', p.wait_until)
+  SELECT p.tenant_id, p.id, p.at, 'waiting', p.fence - 1, p.attempt, 'executor', jsonb_build_object('signal', $4::text, 'until', p.wait_until, 'started_at', p.started_at)
   FROM parked p
 )
 SELECT tenant_id, queue, concurrency_key FROM parked;
