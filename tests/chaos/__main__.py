@@ -23,6 +23,7 @@ from aiohttp import ClientError
 
 from tests.chaos import (
     backlog,
+    boundaries,
     cancels,
     drafts,
     drip,
@@ -45,6 +46,7 @@ EXPERIMENTS = {
     "twins": (twins.run, Pace()),
     "links": (links.run, links.PACE),
     "faults": (faults.run, faults.PACE),
+    "boundaries": (boundaries.run, Pace()),
     "two_servers": (two_servers.run, Pace()),
     "drip": (drip.run, drip.PACE),
     "zombies": (zombies.run, zombies.PACE),

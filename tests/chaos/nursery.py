@@ -6,6 +6,7 @@ Reads one JSON object a line, `{"how", "env", "log", "self_fence", "faults", "ar
     command   any other command of main.py, such as `key create`
     program   `python main.py …` itself, from its first import on: a fresh program, no fork of this one
     module    `python -m …`, likewise
+    path      one act of tests/chaos/paths.py, which dies on the way
 
 Children die with their parent, and the parent ends when its standard input does: an experiment that is killed leaves nothing.
 """
@@ -28,7 +29,7 @@ from server import lease, logs, serving, settings
 from server.app import Engine, Parts
 from server.metrics import Metrics
 from services.embeddings import Embedder
-from tests.chaos import faulty_connections, types
+from tests.chaos import boundaries, faulty_connections, types
 
 ROOT = Path(__file__).parents[2]
 PR_SET_PDEATHSIG = 1
@@ -91,6 +92,9 @@ def become(order: dict[str, Any]) -> int:
         faulty_connections.install(**faults)
     if order["how"] == "engine":
         asyncio.run(keep_engine())
+        return 0
+    if order["how"] == "path":
+        boundaries.be_killed(order["arguments"])
         return 0
     command_line.main(order["arguments"])
     return 0

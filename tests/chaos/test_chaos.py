@@ -9,6 +9,7 @@ import pytest
 
 from tests.chaos import (
     backlog,
+    boundaries,
     cancels,
     drafts,
     drip,
@@ -106,3 +107,8 @@ async def test_no_answer_is_bought_twice_when_the_server_is_killed_in_the_middle
 async def test_nothing_is_left_after_a_kill_a_new_start_and_ctrl_c(make_place: MakePlace) -> None:
     async with make_place() as place:
         confirm(await stopping.run(place))
+
+
+async def test_all_or_nothing_happens_whatever_strikes_between_two_statements(make_place: MakePlace) -> None:
+    async with make_place() as place:
+        confirm(await boundaries.run(place))
