@@ -92,3 +92,10 @@ def percentile(samples: list[float], percent: int) -> float:
         if len(samples) > 1
         else samples[0]
     )
+
+
+def readable(value: float) -> str:
+    """Return *value* as people read it: no more digits than the measurement carries."""
+    if value >= 1000:
+        return f"{round(value, -2 if value >= 10_000 else -1):,.0f}"
+    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"

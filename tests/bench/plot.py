@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from tests.bench.figures import Summary
+from tests.bench.figures import Summary, readable
 
 WIDTH, LABELS, VALUES = 880, 140, 110
 BAR, GAP, TOP, HEAD = 16, 8, 18, 34
@@ -35,7 +35,7 @@ class _Panel:
 PANELS = (
     _Panel("No-op tasks a second", "more is better; the lines show the least and the most of the rounds", ("drain",)),
     _Panel("The same beside finished tasks", "more is better", ("drain_history",)),
-    _Panel("Processor time, µs a task", "less is better; worker (dark) and PostgreSQL (light)", ("drain_cpu_worker", "drain_cpu_postgres")),
+    _Panel("Processor time, µs a task", "less is better; the worker's, then PostgreSQL's", ("drain_cpu_worker", "drain_cpu_postgres")),
     _Panel("Commit → start in another process, median, ms", "less is better", ("pickup_p50",)),
 )  # fmt: skip
 
@@ -71,7 +71,8 @@ def _panel(
     )
     # A contender far from all others would make the rest unreadable: its bar is cut, its number is not.
     usual = sorted(sum(summary[metric][name]["median"] for metric in panel.metrics) for name in shown)
-    most = min(longest, usual[-2] * 1.6) if len(usual) > 2 else longest
+    far = len(usual) > 2 and longest > usual[-2] * 4
+    most = usual[-2] * 1.3 if far else longest
     yield f'<text class="head" x="0" y="{top + 4}">{escape(panel.title)}</text>'
     yield f'<text class="note" x="{WIDTH}" y="{top + 4}" text-anchor="end">{escape(panel.note)}</text>'
     for row, name in enumerate(shown):
@@ -97,5 +98,5 @@ def _bar(panel: _Panel, summary: Summary, name: str, title: str, *, y: int, scal
         yield f'<path class="spread" fill="none" d="M{low:.1f} {y + BAR / 2}H{high:.1f}M{low:.1f} {y + 4}v8M{high:.1f} {y + 4}v8"/>'
         x = max(x, high)
     cut = " →" if total * scale > room else ""
-    shown = f"{total:,.0f}" if total >= 100 else f"{total:.1f}"
+    shown = readable(total)
     yield f'<text class="{own}" x="{x + 8:.1f}" y="{y + 12}">{shown}{cut}</text>'

@@ -10,7 +10,7 @@ from typing import Any
 from tests.bench import plot
 from tests.bench.contenders import CONTENDERS, GALLEY
 from tests.bench.environments import ROOT
-from tests.bench.figures import BY_NAME, Summary
+from tests.bench.figures import BY_NAME, Summary, readable
 
 BEGIN, END = "<!-- bench: made by python -m tests.bench --readme -->", "<!-- /bench -->"
 PLOT = ROOT / "docs" / "bench.svg"
@@ -29,13 +29,6 @@ def read(path: Path) -> tuple[Summary, dict[str, Any]]:
 def names(summary: Summary) -> list[str]:
     """Return the contenders that have figures, in their order."""
     return [one.name for one in CONTENDERS if any(one.name in found for found in summary.values())]
-
-
-def number(value: float) -> str:
-    """Return *value* as people read it: no more digits than the measurement carries."""
-    if value >= 1000:
-        return f"{round(value, -2 if value >= 10_000 else -1):,.0f}"
-    return f"{value:.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2g}"
 
 
 def ratios(summary: Summary) -> dict[str, dict[str, float]]:
@@ -71,7 +64,7 @@ def plain(path: Path) -> str:
 def _spread(figure: dict[str, float] | None) -> str:
     if figure is None:
         return "–"
-    return f"{number(figure['median'])} ({number(figure['min'])}–{number(figure['max'])})"
+    return f"{readable(figure['median'])} ({readable(figure['min'])}–{readable(figure['max'])})"
 
 
 def markdown(path: Path) -> str:
@@ -98,7 +91,7 @@ def markdown(path: Path) -> str:
 def _cell(figure: dict[str, float] | None) -> str:
     if figure is None:
         return ""
-    return f"{number(figure['median'])}<br><sub>{number(figure['min'])}–{number(figure['max'])}</sub>"
+    return f"{readable(figure['median'])}<br><sub>{readable(figure['min'])}–{readable(figure['max'])}</sub>"
 
 
 def _notes(about: dict[str, Any]) -> str:
