@@ -25,9 +25,9 @@ FOREVER = "public, max-age=31536000, immutable"
 
 # How a state looks. Words carry the meaning, colour and shape only repeat it.
 _LOOKS = {
-    "good": {"succeeded", "approved", "published", "ready", "indexed", "settled", "passed", "serving"},
+    "good": {"succeeded", "approved", "published", "ready", "indexed", "settled", "passed", "done", "requeued", "serving"},
     "bad": {"failed", "timed_out", "rejected", "unknown", "lost"},
-    "off": {"cancelled", "closed", "expired", "archived", "unpublished", "drained"},
+    "off": {"cancelled", "closed", "expired", "archived", "unpublished", "stopped", "discarded", "drained"},
 }
 _LOOK = {state: look for look, states in _LOOKS.items() for state in states} | {
     "changes_requested": "waiting", "in_review": "pending", "reserved": "running", "processing": "running", "paused": "waiting", "draining": "waiting",

@@ -14,7 +14,9 @@ from selectolax.lexbor import LexborHTMLParser
 from routes import keys
 from routes.api import health
 from routes.pages import articles, overview, prompts, search, session
+from routes.pages import bulk_operations as bulk_pages
 from routes.pages import content as content_pages
+from routes.pages import dead_letters as dead_letter_pages
 from routes.pages import documents as document_pages
 from routes.pages import executors as executor_pages
 from routes.pages import queues as queue_pages
@@ -24,7 +26,7 @@ from routes.public import posts
 from routes.public import search as site_search
 from server import templating
 from server.database import Database
-from services import access, documents, reviews, tasks
+from services import access, bulk_operations, dead_letters, documents, reviews, tasks
 from services import prompts as prompt_service
 from services.content import ContentVersion
 from services.documents import NewDocument
@@ -35,8 +37,9 @@ from tests import web
 from tests.knowledge import RememberingEmbedder
 
 PASSWORD = "correct horse battery"
+FAIL = "SELECT app.end_tasks($1, 'failed', 'failed', jsonb_build_object('class', $2::text, 'message', $3::text), 'test', NULL)"
 TABLES = (
-    overview.routes, articles.routes, task_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
+    overview.routes, articles.routes, task_pages.routes, dead_letter_pages.routes, bulk_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
     session.routes, posts.routes, site_search.routes, health.routes,
 )  # fmt: skip
 
@@ -50,6 +53,8 @@ class Things:
     published: reviews.Review
     waiting_task: UUID
     failed_task: UUID
+    dead_letter: UUID
+    bulk_operation: UUID
     document: documents.Document
 
 
@@ -132,6 +137,7 @@ async def fill(database: Database, tenant: UUID) -> Things:
         await tasks.cancel(
             db, tenant, failed.id, actor="user:ada@example.org", reason="<b>no longer</b> wanted"
         )
+        dead_letter, bulk_operation = await _dead_letter(db, tenant)
         pending = await reviews.find_pending(db, tenant, review.content_id)
         assert pending is not None
     return Things(
@@ -140,6 +146,8 @@ async def fill(database: Database, tenant: UUID) -> Things:
         published=published,
         waiting_task=task_id,
         failed_task=failed.id,
+        dead_letter=dead_letter,
+        bulk_operation=bulk_operation,
         document=document,
     )
 
@@ -148,3 +156,28 @@ async def _published(db: Connection, tenant: UUID) -> reviews.Review:
     version = await contents.write(db, tenant, title="The first heap", summary="Where to put it.")
     review = await contents.ask(db, tenant, version)
     return await contents.decide(db, review, contents.person(tenant))
+
+
+async def _dead_letter(db: Connection, tenant: UUID) -> tuple[UUID, UUID]:
+    """Leave tasks that failed for good, one of them a second time, and a bulk operation about to requeue some."""
+    ids = []
+    for title in ("<script>alert(1)</script> heap", "A very long subject " * 8, "Leaves"):
+        task = await tasks.enqueue(db, tenant, NewTask(type="noop", payload={}), actor="user:ada@example.org")
+        await db.execute(FAIL, [task.id], "ValueError", f"no <b>luck</b> with {title}")
+        ids.append(task.id)
+    again = await tasks.requeue(db, tenant, ids[0], actor="user:ada@example.org", reason="<i>mended</i>")
+    await db.execute(FAIL, [again.id], "timeout", "it took longer than 300 s")
+    await dead_letters.note(
+        db, tenant, again.id, actor="user:ada@example.org", text="<b>asked</b> the provider"
+    )
+    wanted = {"q": "<b>luck</b>", "ids": [str(ids[1])]}
+    shown = await bulk_operations.preview(db, tenant, action="requeue", target="dead_letters", wanted=wanted)
+    begun, _ = await bulk_operations.start(
+        db,
+        tenant,
+        shown.plan,
+        actor="user:ada@example.org",
+        reason="<i>mended</i>",
+        changes={"at_once": True},
+    )
+    return again.id, begun.id

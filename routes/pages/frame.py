@@ -42,6 +42,9 @@ NOTICES = {
     "resumed": "The queue moves again.",
     "drained": "It claims nothing more and ends what it runs.",
     "undrained": "It claims again, within one heartbeat.",
+    "discarded": "Discarded. It counts as handled.",
+    "noted": "The note is kept.",
+    "bulk-stopped": "Stopped. What was done by then stays done.",
     "deleted": "The document and everything made from it are deleted.",
 }
 

@@ -52,6 +52,7 @@ async def list_(request: web.Request) -> web.Response:
         subjects=about,
         filters={**filters, "active": any(filters.values())},
         counts=counts,
+        live_states=LIVE,
         types=types,
         queues=queues,
         newest=newest,

@@ -25,7 +25,8 @@ LOOKS = [
     pytest.param({"viewport": pages.NARROW, "color_scheme": "dark"}, id="narrow dark"),
 ]
 DESK = (
-    "/desk", "/desk/tasks", "/desk/queues", "/desk/queues/default", "/desk/executors", "/desk/reviews", "/desk/reviews?state=closed", "/desk/content", "/desk/content/new", "/desk/documents", "/desk/documents/new",
+    "/desk", "/desk/tasks", "/desk/dead-letters", "/desk/dead-letters?handled=1", "/desk/bulk-operations",
+    "/desk/bulk-operations/new?action=cancel&target=tasks&scope=all", "/desk/bulk-operations/new?action=discard&target=dead_letters&scope=all", "/desk/queues", "/desk/queues/default", "/desk/executors", "/desk/reviews", "/desk/reviews?state=closed", "/desk/content", "/desk/content/new", "/desk/documents", "/desk/documents/new",
     "/desk/search", "/desk/search?q=heap&mode=keyword", "/desk/prompts",
 )  # fmt: skip
 SITE = ("/", "/search", "/search?q=heap")
@@ -70,6 +71,8 @@ async def test_every_full_page_is_sound(
     item = f"/desk/content/{things.version.content_id}"
     own = (
         f"/desk/tasks/{things.waiting_task}", f"/desk/tasks/{things.failed_task}", f"/desk/tasks/{things.failed_task}/requeue",
+        f"/desk/dead-letters/{things.dead_letter}", f"/desk/bulk-operations/{things.bulk_operation}",
+        "/desk/bulk-operations/new?action=requeue&target=dead_letters&scope=all",
         item, f"{item}?version=1", f"{item}/diff", f"{item}/edit", f"/desk/content/{things.published.content_id}",
         f"/desk/documents/{things.document.id}", "/posts/the-first-heap", "/tags/garden",
     )  # fmt: skip

@@ -10,7 +10,9 @@ from server.database import Database
 from tests import desk, web
 
 EMPTY = (
-    "/desk", "/desk/tasks", "/desk/executors", "/desk/tasks?state=failed&q=nothing", "/desk/reviews", "/desk/reviews?state=approved", "/desk/content",
+    "/desk", "/desk/tasks", "/desk/executors", "/desk/tasks?state=failed&q=nothing", "/desk/dead-letters", "/desk/dead-letters?handled=1",
+    "/desk/dead-letters?q=x&age=day&state=failed", "/desk/bulk-operations", "/desk/bulk-operations/new?action=cancel&target=tasks&scope=all",
+    "/desk/bulk-operations/new?action=discard&target=dead_letters", "/desk/reviews", "/desk/reviews?state=approved", "/desk/content",
     "/desk/content?state=draft&q=x", "/desk/content/new", "/desk/documents", "/desk/documents?state=failed", "/desk/documents/new", "/desk/search",
     "/desk/search?q=heap", "/desk/prompts",
 )  # fmt: skip
@@ -43,6 +45,8 @@ async def test_every_page_of_a_full_desk_renders(
         f"/desk/tasks/{things.waiting_task}",
         f"/desk/tasks/{things.failed_task}",
         f"/desk/tasks/{things.failed_task}/requeue",
+        f"/desk/dead-letters/{things.dead_letter}",
+        f"/desk/bulk-operations/{things.bulk_operation}",
         item,
         f"{item}?version=1",
         f"{item}/diff",
@@ -72,6 +76,8 @@ async def test_a_viewer_sees_everything_and_is_offered_nothing_that_changes_it(
             f"/desk/tasks/{things.waiting_task}",
             f"/desk/content/{things.version.content_id}",
             f"/desk/documents/{things.document.id}",
+            f"/desk/dead-letters/{things.dead_letter}",
+            f"/desk/bulk-operations/{things.bulk_operation}",
         ):
             page = await desk.read(viewer, path)
             forms = [form.attributes.get("action") for form in page.css("main form")]
@@ -96,6 +102,9 @@ async def test_ids_that_are_none_and_ids_of_another_tenant_read_the_same(
         ("/desk/content/{}", things.version.content_id),
         ("/desk/reviews/{}", things.review.id),
         ("/desk/documents/{}", things.document.id),
+        ("/desk/dead-letters/{}", things.dead_letter),
+        ("/desk/bulk-operations/{}", things.bulk_operation),
+        ("/desk/bulk-operations/{}/live", things.bulk_operation),
     ):
         for value in (str(foreign), "019a0000-0000-7000-8000-000000000000", "nonsense"):
             page = await desk.read(client, pattern.format(value), status=404)
