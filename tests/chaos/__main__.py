@@ -64,6 +64,8 @@ async def experiment(name: str, folder: Path, nursery: Nursery, *, seed: int, lo
     try:
         async with own_place(nursery=nursery, folder=folder, pace=pace) as made:
             return await run(made, seed=seed, long=long)
+    except ExceptionGroup as group:
+        return Report(violations=[f"{type(exc).__name__}: {exc}" for exc in group.exceptions])
     except (AssertionError, TimeoutError, OSError, ClientError, asyncpg.PostgresError) as exc:
         return Report(violations=[f"{type(exc).__name__}: {exc}"])
 
