@@ -17,6 +17,7 @@ import routes.public
 from routes import keys
 from routes.api import health
 from server import bulk, middleware, templating
+from server.alarm import ROUND_SECONDS, Alarm
 from server.database import Database
 from server.executor import Executor
 from server.listener import Listener
@@ -38,7 +39,7 @@ from sql import SQL
 MAX_BODY_BYTES = 16 * 1024 * 1024  # an upload; JSON bodies have a smaller limit of their own
 READY_SECONDS = 2.0
 # What makes work for this process: stopped before its executor drains.
-PRODUCERS = ("scheduler", "rescuer", "sweeper", "housekeeper", "retention", "ticker", "tick sweeper", "bulk operations")
+PRODUCERS = ("scheduler", "rescuer", "sweeper", "housekeeper", "retention", "ticker", "tick sweeper", "alarm", "bulk operations")
 MONTHS_AHEAD = 1  # for which history must have its partitions; three are made
 # Python's cycle collector looks at everything alive after each 700 new objects: a quarter of the CPU of an executor at full speed.
 # Nearly all that a task leaves behind is freed without it.
@@ -96,6 +97,7 @@ class Engine:
             self.supervisor.start("retention", maintenance.keep_history, interval=RETENTION_SECONDS)
             ticker = Ticker(database, on_work=self.wake, history_days=settings.history_retention_days)
             self.supervisor.start("ticker", ticker.keep, interval=TICK_SECONDS)
+            self.supervisor.start("alarm", Alarm(database).keep, interval=2 * ROUND_SECONDS)
             self.supervisor.start("tick sweeper", ticker.keep_swept, interval=2 * TICKS_SWEEP_SECONDS)
         self.bulk = bulk.BulkOperations(database, on_work=self.wake, on_cancelled=self.stop_cancelled)
         self.supervisor.start("bulk operations", self.bulk.keep, interval=bulk.BATCH_SECONDS)
@@ -180,6 +182,8 @@ class Engine:
             self._metrics.loop_age.labels(loop.name).set(loop.age)
             self._metrics.loop_failures.labels(loop.name).set(loop.failures)
         async with self._parts.database.statement() as db:
+            for row in await db.fetch(SQL["alerts.count_all_open"]):
+                self._metrics.alerts_open.labels(row["kind"]).set(row["alerts"])
             return [(row["queue"], row["state"], row["tasks"]) for row in await db.fetch(SQL["tasks.depths"])]
 
 

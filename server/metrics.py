@@ -84,6 +84,10 @@ class Metrics:
             registry=self.registry,
         )  # fmt: skip
 
+        self.alerts_open = Gauge(
+            "galley_alerts_open", "Open alerts of all tenants, by kind.", ["kind"], registry=self.registry
+        )
+
     async def _read_depths(self) -> None:
         if self._depths is None:
             return
