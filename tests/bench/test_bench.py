@@ -6,15 +6,52 @@ import asyncio
 import json
 import os
 import sys
+from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
+from uuid import uuid4
 
 import pytest
 
 from tests.bench import plot, table
-from tests.bench.environments import ROOT
+from tests.bench.bench import Bench, Sizes
+from tests.bench.contenders import BARE, Contender
+from tests.bench.environments import ROOT, Environments
 from tests.bench.figures import METRICS, Figures, percentile
+from tests.bench.process import Fault
+from tests.bench.turns import _Turn
+from tests.conftest import Cluster
 
 TINY = ("--quick", "--tasks", "300", "--history", "500", "--only", "galley,bare")
+
+
+class OnCluster(Bench):
+    """A bench on the tests' PostgreSQL instead of one of its own."""
+
+    cluster: Cluster
+
+    def dsn(self, database: str, *, role: str = "admin") -> str:
+        return self.cluster.admin("postgres" if database == "galley" else database)
+
+
+@pytest.fixture
+async def bench(cluster: Cluster, tmp_path: Path) -> OnCluster:
+    environments = Environments({"own": [sys.executable, "-m"]})
+    nothing: Any = None
+    made = OnCluster(nothing, environments, Sizes(tasks=100, singles=20), Figures(), tmp_path)
+    made.cluster = cluster
+    return made
+
+
+@pytest.fixture
+async def bare(bench: OnCluster) -> AsyncIterator[Contender]:
+    """The bare loop with a database of its own, installed."""
+    contender = replace(BARE, name=f"bare-{uuid4().hex}")
+    await bench.install([contender])
+    yield contender
+    async with bench.admin() as admin:
+        await admin.execute(f"DROP DATABASE {contender.database} WITH (FORCE)")
 
 
 @pytest.mark.timeout(300)
@@ -43,6 +80,31 @@ async def test_a_tiny_run_measures_every_metric_of_galley_and_of_the_bare_loop(t
         assert set(both) == ({"galley"} if metric.startswith(alone) else {"galley", "bare"}), metric
     assert "no-op tasks" in said
     assert plot.draw(found, table.names(found), table.TITLES).count("<rect") == 10
+
+
+async def test_a_contender_whose_tasks_are_finished_has_a_figure(bench: OnCluster, bare: Contender) -> None:
+    await _Turn(bench, bare).run_beside_history()
+
+    assert list(bench.figures.summary()) == ["drain_history"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"left": "SELECT 1"}, "of 20 tasks 20 ran, 20 are done, 1 are left"),
+        (
+            {"done": "SELECT count(*) FROM bare WHERE state = 'done' AND id % 2 = 0"},
+            "of 20 tasks 20 ran, 10 are done, 0 are left",
+        ),
+    ],
+)
+async def test_a_contender_that_lost_a_task_has_no_figure(
+    bench: OnCluster, bare: Contender, wrong: dict[str, str], says: str
+) -> None:
+    with pytest.raises(Fault, match=says):
+        await _Turn(bench, replace(bare, **wrong)).run_beside_history()
+
+    assert bench.figures.summary() == {}
 
 
 def test_of_many_samples_the_middle_and_the_spread_are_told() -> None:
