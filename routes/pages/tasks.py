@@ -11,14 +11,16 @@ from aiohttp import web
 
 from routes import keys
 from routes.pages import frame, live, subjects
-from services import content, holds, llm_calls, reviews, task_history, task_types, tasks
+from services import content, dead_letters, holds, llm_calls, reviews, task_history, task_timeline, task_types, tasks
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
 from services.task_states import FINAL, LIVE, STATES
+from services.task_timeline import Timeline
 from services.tasks import Task
 
 routes = web.RouteTableDef()
 
+ENTRIES_SHOWN = 100  # of the timeline, at its begin and at its end
 OUTPUT_SHOWN = 20_000  # characters, the latest
 _BLANK_LINES = re.compile(r"\n\s*\n")
 _FRAGMENTS = {
@@ -190,6 +192,15 @@ def _read_changes(form: dict[str, str]) -> dict[str, Any]:
     return {"payload": payload, "priority": priority, "queue": form.get("queue", "")}
 
 
+def _shown_timeline(timeline: Timeline) -> dict[str, Any]:
+    """Return the timeline's values for the page; of a very long one the begin and the end."""
+    entries = timeline.entries
+    left_out = max(len(entries) - 2 * ENTRIES_SHOWN, 0)
+    if left_out:
+        entries = entries[:ENTRIES_SHOWN] + entries[-ENTRIES_SHOWN:]
+    return {"timeline": timeline, "entries": entries, "left_out": left_out}
+
+
 async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any]:
     """Return everything the page and its fragments show. Raises: NotFound."""
     task = await tasks.get(db, tenant_id, task_id)
@@ -199,10 +210,11 @@ async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any
     return {
         "task": task,
         "subject": (await subjects.read(db, tenant_id, [task])).get(task_id, ""),
-        "events": await task_history.list_events(db, tenant_id, task_id),
+        **_shown_timeline(await task_timeline.read(db, tenant_id, task)),
         "steps": await task_history.list_steps(db, tenant_id, task_id),
         "calls": await llm_calls.list_of_task(db, tenant_id, task_id),
-        "retries": await task_history.list_requeued(db, tenant_id, task_id),
+        "chain": await task_history.list_chain(db, tenant_id, task),
+        "dead_letter": await dead_letters.find(db, tenant_id, task_id) if task.is_final else None,
         "output": output,
         "item": made[0] if made else None,
         "review": await reviews.find_pending(db, tenant_id, made[0].id) if made else None,

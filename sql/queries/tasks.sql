@@ -91,10 +91,6 @@ WHERE t.tenant_id = $1 AND t.id = $2;
 -- $1 tenant, $2 task, $3 fence, $4 after seq
 SELECT seq, text FROM task_output WHERE tenant_id = $1 AND task_id = $2 AND fence = $3 AND seq > $4 ORDER BY seq;
 
--- name: list_requeued
--- $1 tenant, $2 task: the tasks that were made from it, oldest first
-SELECT id, state, created_at FROM all_tasks WHERE tenant_id = $1 AND retry_of = $2 ORDER BY id;
-
 -- name: count_live
 -- $1 tenant
 SELECT state, count(*) AS tasks FROM tasks WHERE tenant_id = $1 GROUP BY state;

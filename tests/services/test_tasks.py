@@ -152,7 +152,8 @@ async def test_a_requeued_task_points_to_the_old_one_and_takes_changes(
             db, tenant, old.id, actor="user:ada", changes={"priority": 0, "payload": {"seconds": 0.5}}
         )
 
-        assert await task_history.list_requeued(db, tenant, old.id) == [(new.id, "queued")]
+        before, after = await task_history.list_chain(db, tenant, old)
+        assert (before, [(link.id, link.state) for link in after]) == ([], [(new.id, "queued")])
     assert (new.retry_of, new.priority, new.payload["seconds"]) == (old.id, 0, 0.5)
 
 
