@@ -323,7 +323,7 @@ class Database:
             yield connection
         except BaseException as exc:
             if not isinstance(exc, asyncpg.PostgresError | GalleyError):
-                connection.terminate()
+                _drop(connection)
             raise
         finally:
             await pool.release(connection)
@@ -349,4 +349,10 @@ async def _abandon(connection: Any, exc: BaseException) -> None:
             async with asyncio.timeout(2):
                 await connection.execute("ROLLBACK")
                 return
-    connection.terminate()
+    _drop(connection)
+
+
+def _drop(connection: Any) -> None:
+    """Close at once. A connection that has broken by itself has left its pool already, and must not hide why we are here."""
+    with contextlib.suppress(asyncpg.InterfaceError):
+        connection.terminate()

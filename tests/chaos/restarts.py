@@ -7,6 +7,7 @@ told stands in the history, on disk before the next call; it is then held agains
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import random
@@ -167,9 +168,12 @@ async def _kill_backend(place: Place, dice: random.Random) -> None:
                 "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'galley%'"
             )
         ]
-    victim = dice.choice(pids)
-    place.history.add("fault", process="backend", pid=victim, signal="SIGKILL")
-    os.kill(victim, signal.SIGKILL)
+    dice.shuffle(pids)
+    for victim in pids:
+        with contextlib.suppress(ProcessLookupError):  # its connection has just been closed: another one then
+            os.kill(victim, signal.SIGKILL)
+            place.history.add("fault", process="backend", pid=victim, signal="SIGKILL")
+            break
     place.history.add("down")
     async with asyncio.timeout(30):
         while True:
@@ -177,7 +181,9 @@ async def _kill_backend(place: Place, dice: random.Random) -> None:
                 async with place.admin() as admin:
                     assert await admin.fetchval("SELECT 1")
                 break
-            except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError):
+            except (
+                OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
+            ):  # fmt: skip
                 await asyncio.sleep(0.01)
     place.history.add("up")
 

@@ -1,0 +1,65 @@
+"""What becomes of a transaction whose connection breaks under it."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+from uuid import UUID
+
+import asyncpg
+import pytest
+
+from server.database import Database
+
+Admin = asyncpg.Connection
+
+
+def borrow(database: Database, tenant: UUID, how: str) -> AbstractAsyncContextManager[Any]:
+    return database.tenant(tenant, "test") if how == "tenant" else getattr(database, how)()
+
+
+@pytest.mark.parametrize("how", ["tenant", "engine", "statement"])
+async def test_a_cancel_stays_one_when_the_connection_has_broken_meanwhile(
+    database: Database, tenant: UUID, admin: Admin, how: str
+) -> None:
+    lent: asyncio.Future[tuple[int, Any]] = asyncio.get_running_loop().create_future()
+
+    async def hold() -> None:
+        async with borrow(database, tenant, how) as db:
+            lent.set_result((await db.fetchval("SELECT pg_backend_pid()"), db))
+            await asyncio.sleep(60)
+
+    holding = asyncio.create_task(hold())
+    pid, db = await lent
+    await admin.execute("SELECT pg_terminate_backend($1)", pid)
+    async with asyncio.timeout(5):
+        while not _broken(db):  # noqa: ASYNC110 - nothing tells
+            await asyncio.sleep(0.01)
+    holding.cancel()
+
+    with pytest.raises(asyncio.CancelledError):
+        await holding
+
+
+def _broken(db: Any) -> bool:
+    try:
+        return bool(db.is_closed())
+    except asyncpg.InterfaceError:  # it has left its pool
+        return True
+
+
+async def test_the_pool_recovers_from_a_connection_that_broke(
+    database: Database, tenant: UUID, admin: Admin
+) -> None:
+    for _ in range(3):
+        with pytest.raises(
+            (asyncpg.PostgresConnectionError, asyncpg.InterfaceError, asyncpg.AdminShutdownError)
+        ):
+            async with database.tenant(tenant, "test") as db:
+                pid = await db.fetchval("SELECT pg_backend_pid()")
+                await admin.execute("SELECT pg_terminate_backend($1)", pid)
+                for _ in range(100):
+                    await db.fetchval("SELECT pg_sleep(0.01)")
+        async with database.tenant(tenant, "test") as db:
+            assert await db.fetchval("SELECT app.current_tenant()") == tenant
