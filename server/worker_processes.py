@@ -117,7 +117,7 @@ class _Starter:
                     if name in KEPT or name.startswith("PYTHON")
                 },
             )
-        self._calls: dict[int, asyncio.Future[int | None]] = {}
+        self._calls: dict[int, _Call] = {}
         self._number = 0
         self._reading = asyncio.create_task(self._read_exits(), name="worker processes")
         log.info("worker processes made ready", extra={"pid": self._process.pid})
@@ -138,8 +138,9 @@ class _Starter:
             except OSError:
                 ours.close()
                 raise
-        exited = self._calls[self._number] = asyncio.get_running_loop().create_future()
-        return _Call(self, self._number, ours, exited)
+        exited = asyncio.get_running_loop().create_future()
+        call = self._calls[self._number] = _Call(self, self._number, ours, exited)
+        return call
 
     def kill(self, number: int) -> None:
         """Kill a call's process, if there is still one."""
@@ -172,15 +173,17 @@ class _Starter:
                 while len(data) >= EXIT.size:
                     number, status = EXIT.unpack_from(data)
                     data = data[EXIT.size :]
-                    self._calls.pop(number).set_result(status)
+                    self._calls.pop(number).exited.set_result(status)
         except OSError as exc:
             log.warning("worker processes lost", extra={"error": str(exc)})
         finally:
             self.give_up()
             self._process.wait()
             self._control.close()
-            for exited in self._calls.values():
-                exited.set_result(None)
+            for call in self._calls.values():
+                with contextlib.suppress(OSError):  # ended already
+                    call.socket.shutdown(socket.SHUT_RDWR)  # whoever waits for an answer gets none
+                call.exited.set_result(None)
             self._calls.clear()
 
 
