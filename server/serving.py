@@ -91,35 +91,50 @@ async def serve(
     settings: Settings, *, announce: Callable[[web.Application, Database, str], Coroutine[Any, Any, None]]
 ) -> None:
     """Serve until SIGINT or SIGTERM; a second signal hurries. *announce* is called with the address once it answers."""
-    async with AsyncExitStack() as stack:
-        bound = stack.enter_context(
-            _bind(settings)
-        )  # first: a taken port is found out before anything is started
-        port = bound.getsockname()[1]
-        database = await stack.enter_async_context(ready_database(settings))
-        provider = await stack.enter_async_context(_provider(settings)) if settings.role != "web" else None
-        base_url = settings.base_url.rstrip("/") or f"http://{_shown(settings.host)}:{port}"
-        app = create_app(
-            Parts(
-                settings=settings,
-                database=database,
-                provider=provider,
-                embedder=Embedder(),
-                base_url=base_url,
-            )
+    signals = _Signals()
+    try:
+        async with AsyncExitStack() as stack:
+            await _serve(stack, settings, signals, announce)
+    except asyncio.CancelledError:
+        if not signals.stopping.is_set():
+            raise
+        log.info("stopped before it served")
+
+
+async def _serve(
+    stack: AsyncExitStack,
+    settings: Settings,
+    signals: _Signals,
+    announce: Callable[[web.Application, Database, str], Coroutine[Any, Any, None]],
+) -> None:
+    bound = stack.enter_context(
+        _bind(settings)
+    )  # first: a taken port is found out before anything is started
+    port = bound.getsockname()[1]
+    database = await stack.enter_async_context(ready_database(settings))
+    provider = await stack.enter_async_context(_provider(settings)) if settings.role != "web" else None
+    base_url = settings.base_url.rstrip("/") or f"http://{_shown(settings.host)}:{port}"
+    app = create_app(
+        Parts(
+            settings=settings,
+            database=database,
+            provider=provider,
+            embedder=Embedder(),
+            base_url=base_url,
         )
-        runner = Runner(app, shutdown_timeout=HANDLER_SECONDS)
-        await runner.setup()
-        try:
-            await _listen(runner, bound, settings)
-            stopping = _watch_signals(app)
-            announcing = asyncio.create_task(announce(app, database, base_url), name="announce")
-            announcing.add_done_callback(_report)
-            await stopping.wait()
-            announcing.cancel()
-            await _stop(app, runner)
-        finally:
-            await runner.cleanup()
+    )
+    signals.opened(on_second=app[HURRY].set)
+    runner = Runner(app, shutdown_timeout=HANDLER_SECONDS)
+    await runner.setup()
+    try:
+        await _listen(runner, bound, settings)
+        announcing = asyncio.create_task(announce(app, database, base_url), name="announce")
+        announcing.add_done_callback(_report)
+        await signals.stopping.wait()
+        announcing.cancel()
+        await _stop(app, runner)
+    finally:
+        await runner.cleanup()
 
 
 def _report(announcing: asyncio.Task[None]) -> None:
@@ -169,17 +184,29 @@ def _cannot_listen(settings: Settings, exc: OSError) -> ServeError:
     return ServeError(f"cannot listen on {settings.host}:{settings.port}: {exc.strerror or exc}")
 
 
-def _watch_signals(app: web.Application) -> asyncio.Event:
-    stopping = asyncio.Event()
+class _Signals:
+    """SIGINT and SIGTERM from the first moment on: while things are still being opened they undo that, later they stop the server.
 
-    def stop() -> None:
-        if stopping.is_set():
-            app[HURRY].set()
-        stopping.set()
+    Without this a process told to stop while its engine starts would die with claims that wait for their lease to expire.
+    """
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, stop)
-    return stopping
+    def __init__(self) -> None:
+        self.stopping = asyncio.Event()
+        self._opening = asyncio.current_task()
+        self._on_second: Callable[[], None] = lambda: None
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, self._receive)
+
+    def opened(self, *, on_second: Callable[[], None]) -> None:
+        """From now on a signal ends things in order, and a second one hurries."""
+        self._opening, self._on_second = None, on_second
+
+    def _receive(self) -> None:
+        if self.stopping.is_set():
+            self._on_second()
+        elif self._opening is not None:
+            self._opening.cancel()
+        self.stopping.set()
 
 
 @asynccontextmanager

@@ -33,6 +33,7 @@ from tests.chaos import boundaries, faulty_connections, types
 
 ROOT = Path(__file__).parents[2]
 PR_SET_PDEATHSIG = 1
+BEGINS, ENDED = "process begins", "process ended with "
 
 
 def be_parent() -> None:
@@ -68,13 +69,14 @@ def be_child(order: dict[str, Any]) -> None:
             os.dup2(source, number)
         os.environ.update(order["env"])
         os.chdir(ROOT)
+        print(BEGINS, flush=True)
         code = become(order)
     except SystemExit as exc:
         code = exc.code if isinstance(exc.code, int) else 1
     except BaseException:  # noqa: BLE001 - os._exit would take it along unsaid
         traceback.print_exc()
     finally:
-        sys.stdout.flush()
+        print(f"{ENDED}{code}", flush=True)  # nobody waits for it: the system reaps
         sys.stderr.flush()
         os._exit(code)
 

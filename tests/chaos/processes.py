@@ -107,6 +107,12 @@ class Child:
                 self.gone = True
         return not self.gone
 
+    @property
+    def exit_code(self) -> int | None:
+        """What it ended with by itself; None while it lives, when a signal took it, and for `program` and `module`."""
+        _, found, code = self.read_log().rpartition("process ended with ")
+        return int(code.split()[0]) if found else None
+
     def send(self, number: signal.Signals) -> None:
         """Send a signal and log it as a fault."""
         self.faults.add("fault", process=self.name, pid=self.pid, signal=number.name)

@@ -11,11 +11,13 @@ from tests.chaos import (
     backlog,
     boundaries,
     cancels,
+    clocks,
     drafts,
     drip,
     faults,
     links,
     restarts,
+    rolling,
     signals,
     stopping,
     streams,
@@ -112,3 +114,14 @@ async def test_nothing_is_left_after_a_kill_a_new_start_and_ctrl_c(make_place: M
 async def test_all_or_nothing_happens_whatever_strikes_between_two_statements(make_place: MakePlace) -> None:
     async with make_place() as place:
         confirm(await boundaries.run(place))
+
+
+async def test_nothing_is_lost_or_waited_for_when_servers_are_stopped_in_turn(make_place: MakePlace) -> None:
+    async with make_place(pace=rolling.PACE) as place:
+        confirm(await rolling.run(place, seed=SEED))
+
+
+@pytest.mark.skipif(clocks.find_library() is None, reason="needs libfaketime (the package faketime)")
+async def test_servers_whose_clocks_are_wrong_change_nothing(make_place: MakePlace) -> None:
+    async with make_place(pace=clocks.PACE) as place:
+        confirm(await clocks.run(place, seed=SEED))
