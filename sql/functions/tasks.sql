@@ -327,6 +327,8 @@ BEGIN
   IF NOT FOUND THEN
     RETURN 0;
   END IF;
+  -- A rescuer may be at it: what it does is seen below only when it has committed.
+  PERFORM FROM tasks t WHERE t.id = ANY (p_ids) ORDER BY t.id FOR NO KEY UPDATE;
   IF p_refund THEN
     PERFORM app.give_back(p_executor, p_ids, p_fences);
   ELSE

@@ -416,3 +416,28 @@ async def test_a_model_server_that_always_asks_to_wait_is_heeded_and_then_given_
     times = [request.started_at for request in model.requests]
     assert len(times) == 3
     assert all(later - earlier >= 0.3 for earlier, later in itertools.pairwise(times))
+
+
+async def test_a_lost_lease_is_excused_although_a_rescuer_is_just_taking_the_task(
+    database: Database, tenant: UUID, admin: Admin
+) -> None:
+    executor_id = await admin.fetchval("SELECT app.uuid7()")
+    task = await enqueue(database, tenant, "noop")
+    async with database.statement() as db, database.statement() as rescuer:
+        await db.execute(SQL["executors.register"], executor_id, "here", 1, "0", 10, 60.0)
+        await db.fetch(SQL["executors.claim"], executor_id, task.queue, 10, None, None, None)
+        await admin.execute("UPDATE executors SET lease_until = now() - interval '1 s'")
+        async with rescuer.transaction():
+            assert len(await rescuer.fetch(SQL["executors.rescue"], 10, 30)) == 1
+            said = asyncio.create_task(
+                db.fetchval(SQL["executors.report_lost"], executor_id, [task.id], [1], False)
+            )
+            async with asyncio.timeout(5):
+                while not await admin.fetchval(
+                    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+                ):
+                    await asyncio.sleep(0.01)
+        assert await said == 1
+
+    task = await get(database, tenant, task.id)
+    assert (task.state, task.crashes, task.attempt) == ("queued", 0, 1)
