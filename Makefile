@@ -62,8 +62,8 @@ chaos: $(DEV_STAMP) ## break things on purpose, at length
 	$(BIN)/python -m tests.chaos
 
 .PHONY: mutants
-mutants: $(DEV_STAMP) ## apply each deliberate bug to a copy and require red tests
-	$(BIN)/python -m tests.mutants
+mutants: $(DEV_STAMP) ## apply each deliberate bug to a copy and require red tests; M=claim_ for a part
+	$(BIN)/python -m tests.mutants $(M)
 
 .PHONY: bench
 bench: $(DEV_STAMP) ## measure Galley and its peers; BENCH_JSON=file for the figures

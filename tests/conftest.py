@@ -18,6 +18,7 @@ from server import embedded, migrations
 from server.database import Database
 
 ADMIN_DSN = os.environ.get("TEST_DATABASE_URL", "")
+TEMPLATE = os.environ.get("TEST_TEMPLATE", "")  # there already, beside TEST_DATABASE_URL: nothing is migrated
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +47,9 @@ def with_database(dsn: str, name: str) -> str:
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Cluster]:
     """One PostgreSQL and one migrated template database for this process's tests."""
     template = f"template_{uuid.uuid4().hex[:12]}"
+    if ADMIN_DSN and TEMPLATE:
+        yield Cluster(admin_dsn=ADMIN_DSN, web_dsn=ADMIN_DSN, template=TEMPLATE)
+        return
     if ADMIN_DSN:
         yield _with_template(ADMIN_DSN, ADMIN_DSN, template)
         asyncio.run(_execute(ADMIN_DSN, f"DROP DATABASE {template}"))

@@ -2,6 +2,7 @@
 
     python -m tests.mutants                  all
     python -m tests.mutants runs_ reviews_   those whose names begin so
+    python -m tests.mutants --trust-green    without trying the tests unpatched first: for CI, which runs the whole suite anyway
 
 A patch names its tests in its first lines, `# test: tests/…::test_…`, with spaces or lines between them. First all named tests must be green without any
 patch; a patch that no longer applies, or that its tests do not notice, is a failure.
@@ -10,6 +11,7 @@ patch; a patch that no longer applies, or that its tests do not notice, is a fai
 from __future__ import annotations
 
 import argparse
+import asyncio
 import os
 import re
 import shutil
@@ -18,19 +20,24 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
-from server import embedded
+import asyncpg
+
+from server import embedded, migrations
 
 ROOT = Path(__file__).parents[2]
 FOLDER = Path(__file__).parent
-NOT_COPIED = {".git", ".venv", "data"}  # at the top; and caches anywhere
+NOT_COPIED = {".git", ".venv", ".bench", "data"}  # at the top; and caches anywhere
 CACHES = shutil.ignore_patterns("__pycache__", ".*_cache")
 TEST_SECONDS = 300
 GREEN_SECONDS = 1800  # every named test once
 TRIES = 3  # a race that a test provokes may go well by chance
+TEMPLATE = "galley_unpatched"
 SAW_NO_TEST = (4, 5)  # pytest: usage error, nothing collected
 _TESTS = re.compile(r"^# test: (?P<tests>.+)$", re.MULTILINE)
 
@@ -46,6 +53,11 @@ class Mutant:
     def name(self) -> str:
         """The patch's file name without its ending."""
         return self.path.stem
+
+    @property
+    def changes_schema(self) -> bool:
+        """Whether its tests need a database migrated from the patched files."""
+        return "+++ b/sql/" in self.path.read_text(encoding="utf-8")
 
 
 def read(prefixes: list[str]) -> list[Mutant]:
@@ -78,7 +90,7 @@ def copied() -> Iterator[Path]:
 
 
 def run_tests(
-    folder: Path, tests: list[str], dsn: str, *, seconds: float = TEST_SECONDS
+    folder: Path, tests: list[str], dsn: str, *, seconds: float = TEST_SECONDS, template: str = ""
 ) -> subprocess.CompletedProcess[str]:
     """Run *tests* in *folder* with this interpreter, against the PostgreSQL that all runs share."""
     return subprocess.run(
@@ -89,7 +101,12 @@ def run_tests(
             *tests,
         ],
         cwd=folder,
-        env={**os.environ, "TEST_DATABASE_URL": dsn, "PYTHONDONTWRITEBYTECODE": "1"},
+        env={
+            **os.environ,
+            "TEST_DATABASE_URL": dsn,
+            "TEST_TEMPLATE": template,
+            "PYTHONDONTWRITEBYTECODE": "1",
+        },
         capture_output=True,
         text=True,
         check=False,
@@ -117,7 +134,8 @@ def judge(mutant: Mutant, dsn: str) -> str:
             return f"does not apply: {refusal}"
         for _ in range(TRIES):
             try:
-                done = run_tests(folder, list(mutant.tests), dsn)
+                template = "" if mutant.changes_schema else TEMPLATE
+                done = run_tests(folder, list(mutant.tests), dsn, template=template)
             except subprocess.TimeoutExpired:
                 return ""  # tests that hang are red too
             if done.returncode in SAW_NO_TEST:
@@ -137,6 +155,35 @@ def all_green(mutants: list[Mutant], dsn: str) -> bool:
     return done.returncode == 0
 
 
+def judge_all(mutants: list[Mutant], dsn: str) -> int:
+    """Judge as many at once as there are processors; return how many survived."""
+    survivors = 0
+
+    def timed(mutant: Mutant) -> tuple[str, float]:
+        began = time.monotonic()
+        return judge(mutant, dsn), time.monotonic() - began
+
+    with ThreadPoolExecutor(max_workers=os.cpu_count()) as pool:
+        judged = {pool.submit(timed, mutant): mutant for mutant in mutants}
+        for done in as_completed(judged):
+            wrong, seconds = done.result()
+            survivors += bool(wrong)
+            print(f"{'SURVIVED' if wrong else 'caught  '} {judged[done].name} in {seconds:.0f} s", flush=True)
+            if wrong:
+                print(f"    {wrong}")
+    return survivors
+
+
+async def make_template(dsn: str) -> None:
+    """Migrate the database that the tests of patches outside sql/ clone."""
+    connection = await asyncpg.connect(dsn)
+    try:
+        await connection.execute(f"CREATE DATABASE {TEMPLATE}")
+    finally:
+        await connection.close()
+    await migrations.migrate(urlunsplit(urlsplit(dsn)._replace(path=f"/{TEMPLATE}")))
+
+
 def main() -> int:
     """Judge the mutants; returns 1 when one survives."""
     parser = argparse.ArgumentParser(
@@ -145,23 +192,16 @@ def main() -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("prefixes", nargs="*", metavar="prefix", help="names of mutants, or how they begin")
-    mutants = read(parser.parse_args().prefixes)
-    survivors = 0
+    parser.add_argument("--trust-green", action="store_true", help="do not try the tests unpatched first")
+    chosen = parser.parse_args()
+    mutants = read(chosen.prefixes)
     home = Path(tempfile.mkdtemp(prefix="galley-mutants-"))
     running = embedded.start_postgres(home, durable=False)
     try:
-        if not all_green(mutants, running.admin_dsn):
+        asyncio.run(make_template(running.admin_dsn))
+        if not chosen.trust_green and not all_green(mutants, running.admin_dsn):
             return 1
-        for mutant in mutants:
-            began = time.monotonic()
-            wrong = judge(mutant, running.admin_dsn)
-            survivors += bool(wrong)
-            print(
-                f"{'SURVIVED' if wrong else 'caught  '} {mutant.name} in {time.monotonic() - began:.0f} s",
-                flush=True,
-            )
-            if wrong:
-                print(f"    {wrong}")
+        survivors = judge_all(mutants, running.admin_dsn)
     finally:
         embedded.stop_postgres(running)
         shutil.rmtree(home, ignore_errors=True)
