@@ -27,6 +27,8 @@ METRICS = (
     Metric("drain_history", "the same beside finished tasks", "tasks/s", more_is_better=True),
     Metric("drain_cpu_worker", "worker's CPU in the drain", "µs a task"),
     Metric("drain_cpu_postgres", "PostgreSQL's CPU in the drain", "µs a task"),
+    Metric("drain_history_cpu_worker", "worker's CPU in it beside finished tasks", "µs a task"),
+    Metric("drain_history_cpu_postgres", "PostgreSQL's CPU in it beside finished tasks", "µs a task"),
     Metric("pickup_p50", "commit → start, created in another process, p50", "ms"),
     Metric("pickup_p99", "commit → start, created in another process, p99", "ms"),
     Metric("pickup_same_p50", "commit → start, created in the same process, p50", "ms"),

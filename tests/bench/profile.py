@@ -1,6 +1,6 @@
 """What bounds Galley's drain: processor time by process, what PostgreSQL's connections wait for, where Python spends its time.
 
-    python -m tests.bench profile --tasks 60000 [--contender pgqueuer]
+    python -m tests.bench profile --tasks 60000 [--history 1000000] [--contender pgqueuer]
 
 The last part needs py-spy on the PATH. Sampling costs a few percent itself.
 """
@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import asyncpg
 import uvloop
 
 from server import embedded
@@ -24,7 +25,7 @@ from tests.bench import environments, turns
 from tests.bench.bench import Bench, Sizes
 from tests.bench.contenders import CONTENDERS, Contender
 from tests.bench.figures import Figures
-from tests.bench.process import processor_seconds, used_between
+from tests.bench.process import Process, processor_seconds, used_between
 
 SAMPLE_SECONDS = 0.01
 RATE = 500  # samples a second of Python's stack
@@ -48,34 +49,18 @@ async def profile(bench: Bench, contender: Contender, tasks: int) -> None:
     await bench.install([contender])
     async with bench.admin() as admin:
         await admin.execute(f"ALTER DATABASE {contender.database} SET track_functions = 'all'")
+    if bench.sizes.history:
+        await turns.seed(bench, [contender])
     async with (
         bench.admin(contender.database) as admin,
         bench.admin(contender.database) as watcher,
         bench.process(contender) as worker,
     ):
-        await worker.ask("enqueue", count=turns.CLIENTS * 10, clients=turns.CLIENTS)
-        await worker.ask("expect", count=turns.CLIENTS * 10)
-        await worker.ask("start")
-        await worker.ask("ran")
-        await worker.ask("stop")
-        await worker.ask("bulk", count=tasks, size=turns.BULK)
-        await admin.execute("VACUUM ANALYZE")
-        await admin.execute("CHECKPOINT")
-        await admin.execute("SELECT pg_stat_reset()")
-        await worker.ask("expect", count=tasks)
+        await _prepare(admin, worker, tasks)
         spied = await _spy(worker.pid, bench.logs / "stacks")
         seen: Counter[tuple[str, str]] = Counter()
-
-        async def watch() -> None:
-            while True:
-                for row in await watcher.fetch(WAITS):
-                    seen[row["application_name"], row["waits"]] += 1
-                seen["", "looks"] += 1
-                await asyncio.sleep(SAMPLE_SECONDS)
-
-        watching = asyncio.create_task(watch())
-        names = {row["pid"]: row["name"] for row in await admin.fetch(NAMES)}
-        before = processor_seconds([worker.pid, *names])
+        watching = asyncio.create_task(_watch(watcher, seen))
+        before, names = await _processor(admin, worker)
         wal = await admin.fetchval("SELECT pg_current_wal_insert_lsn()::text")
         await worker.ask("start")
         first = (await worker.ask("ran"))["first"]
@@ -83,22 +68,50 @@ async def profile(bench: Bench, contender: Contender, tasks: int) -> None:
             await asyncio.sleep(0.05)
         seconds = time.monotonic() - first
         watching.cancel()
-        names |= {row["pid"]: row["name"] for row in await admin.fetch(NAMES)}
-        after = processor_seconds([worker.pid, *names])
-        bytes_written = await admin.fetchval("SELECT pg_current_wal_insert_lsn() - $1::text::pg_lsn", wal)
+        after, more_names = await _processor(admin, worker)
+        written = await admin.fetchval("SELECT pg_current_wal_insert_lsn() - $1::text::pg_lsn", wal)
         if spied is not None:
             await spied.wait()
         await worker.ask("stop")
         functions, tables = await admin.fetch(FUNCTIONS), await admin.fetch(TABLES)
-    print(
-        f"{tasks:,} tasks in {seconds:.2f} s: {tasks / seconds:,.0f} a second, {bytes_written / tasks:,.0f} bytes of WAL each"
-    )
-    _tell_processor(before, after, {**names, worker.pid: "the worker"}, tasks, seconds)
+    rate, bytes_each = tasks / seconds, written / tasks
+    print(f"{tasks:,} tasks in {seconds:.2f} s: {rate:,.0f} a second, {bytes_each:,.0f} bytes of WAL each")
+    _tell_processor(before, after, names | more_names, tasks, seconds)
     _tell_waits(seen)
     _tell_functions(functions, tasks)
     _tell_tables(tables)
     if spied is not None:
         _tell_stacks(bench.logs / "stacks")
+
+
+async def _prepare(admin: asyncpg.Connection[Any], worker: Process, tasks: int) -> None:
+    """Warm the worker up, create the tasks, and let the counters begin at nought."""
+    few = turns.CLIENTS * 10
+    await worker.ask("enqueue", count=few, clients=turns.CLIENTS)
+    await worker.ask("expect", count=few)
+    await worker.ask("start")
+    await worker.ask("ran")
+    await worker.ask("stop")
+    await worker.ask("bulk", count=tasks, size=turns.BULK)
+    for statement in ("VACUUM ANALYZE", "CHECKPOINT", "SELECT pg_stat_reset()"):
+        await admin.execute(statement)
+    await worker.ask("expect", count=tasks)
+
+
+async def _watch(watcher: asyncpg.Connection[Any], seen: Counter[tuple[str, str]]) -> None:
+    while True:
+        for row in await watcher.fetch(WAITS):
+            seen[row["application_name"], row["waits"]] += 1
+        seen["", "looks"] += 1
+        await asyncio.sleep(SAMPLE_SECONDS)
+
+
+async def _processor(
+    admin: asyncpg.Connection[Any], worker: Process
+) -> tuple[dict[int, float], dict[int, str]]:
+    """Return the processor seconds and the names of the worker and of PostgreSQL's processes."""
+    names = {row["pid"]: row["name"] for row in await admin.fetch(NAMES)} | {worker.pid: "the worker"}
+    return processor_seconds(names), names
 
 
 async def _spy(pid: int, target: Path) -> asyncio.subprocess.Process | None:
@@ -187,6 +200,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--tasks", type=int, default=60_000)
+    parser.add_argument("--history", type=int, default=0, help="finished tasks beside them; default none")
     parser.add_argument("--contender", default="galley", choices=[one.name for one in CONTENDERS])
     chosen = parser.parse_args()
     contender = next(one for one in CONTENDERS if one.name == chosen.contender)
@@ -194,7 +208,7 @@ def main() -> None:
         running = embedded.start_postgres(Path(folder) / "data", durable=True)
         try:
             ready = environments.prepare({contender.kind})
-            bench = Bench(running, ready, Sizes(), Figures(), Path(folder))
+            bench = Bench(running, ready, Sizes(history=chosen.history), Figures(), Path(folder))
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
                 runner.run(profile(bench, contender, chosen.tasks))
         finally:

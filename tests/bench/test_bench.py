@@ -85,7 +85,7 @@ async def test_a_tiny_run_measures_every_metric_of_galley_and_of_the_bare_loop(t
 async def test_a_contender_whose_tasks_are_finished_has_a_figure(bench: OnCluster, bare: Contender) -> None:
     await _Turn(bench, bare).run_beside_history()
 
-    assert list(bench.figures.summary()) == ["drain_history"]
+    assert "drain_history" in bench.figures.summary()
 
 
 @pytest.mark.parametrize(

@@ -68,6 +68,7 @@ class _Turn:
             async with self._bench.process(self._contender) as worker:
                 await self._enqueue(worker)
                 await self._drain(worker, "drain")
+                self._record("rss", worker.rss)
                 await self._wait_idle(worker)
 
     async def run_beside_history(self) -> None:
@@ -103,12 +104,10 @@ class _Turn:
         backends = processor_seconds(await self._backends())
         first, last = await self._work_off(worker, self._tasks)
         self._record(metric, self._tasks / (last - first))
-        if metric == "drain":
-            used = used_between(before, processor_seconds([worker.pid]))
-            self._record("drain_cpu_worker", used / self._tasks * 1e6)
-            used = used_between(backends, processor_seconds(await self._backends()))
-            self._record("drain_cpu_postgres", used / self._tasks * 1e6)
-            self._record("rss", worker.rss)
+        used = used_between(before, processor_seconds([worker.pid]))
+        self._record(f"{metric}_cpu_worker", used / self._tasks * 1e6)
+        used = used_between(backends, processor_seconds(await self._backends()))
+        self._record(f"{metric}_cpu_postgres", used / self._tasks * 1e6)
 
     async def _work_off(self, worker: Process, count: int) -> tuple[float, float]:
         """Start the worker, which goes on running, and wait until *count* tasks are done. Returns when that began and ended."""
