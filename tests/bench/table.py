@@ -114,7 +114,7 @@ def _notes(about: dict[str, Any]) -> str:
     ]
     sentences += [f"{name} is missing: {why}." for name, why in about.get("missing", {}).items()]
     versions = ", ".join(f"{name} {version}" for name, version in about["versions"].items())
-    return "\n".join([*sentences, f"Versions: {versions}."])
+    return "\n".join(f"- {sentence}" for sentence in [*sentences, f"Versions: {versions}."])
 
 
 def write_readme(path: Path) -> None:
