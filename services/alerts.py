@@ -162,7 +162,7 @@ class Alert:
 def amount(kind: str, value: float) -> str:
     """Return a value of *kind* in its unit: 12, 26 h, 61 %."""
     if kind == "failure_rate":
-        return f"{value:.0%}".replace("%", " %")
+        return f"{100 * value:.3g} %"
     if kind not in AGES:
         return f"{value:,.0f}"
     for unit, length in _UNITS:
@@ -245,6 +245,12 @@ async def list_alerts(
 async def list_open(db: Connection, tenant_id: UUID) -> list[Alert]:
     """Return what somebody should see now: open alerts of rules that are not muted, those nobody has acknowledged first."""
     return [Alert.from_row(row) for row in await db.fetch(SQL["alerts.list_open"], tenant_id)]
+
+
+async def count_new(db: Connection, tenant_id: UUID) -> int:
+    """Return how many of list_open nobody has acknowledged."""
+    found: int = await db.fetchval(SQL["alerts.count_new"], tenant_id)
+    return found
 
 
 async def get(db: Connection, tenant_id: UUID, alert_id: UUID) -> Alert:

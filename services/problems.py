@@ -93,6 +93,7 @@ PROBLEMS: dict[str, Problem] = {
         "Correct the body; `detail` says what was found where.",
     ),
     "method-not-allowed": Problem("Another method", "This address answers other methods.", "Use one of those in the header Allow."),
+    "name-taken": Problem("The name is taken", "Another one of the tenant's has this name.", "Choose another name, or change the one that has it."),
     "not-approved": Problem("Not approved", "Only the approved latest version can be published.", "Ask for a decision first."),
     "not-found": Problem(
         "Not found", "There is nothing at this address, or nothing that you may see: both answer the same.", "Check the id and the tenant of your key."
@@ -107,6 +108,15 @@ PROBLEMS: dict[str, Problem] = {
     "refused": Problem("Refused", "The server does not answer requests of this kind.", "Correct the client."),
     "request-timeout": Problem("Too slow", "The request did not arrive in time.", "Send it again, faster or in smaller parts."),
     "review-ended": Problem("Already decided", "This review has been decided or was closed.", "Look at the article: a newer version may wait for a decision."),
+    "rule-is-general": Problem(
+        "Every tenant has this rule", "A rule about everything a tenant does is always there.", "Switch it off: `enabled` false."
+    ),
+    "rule-taken": Problem(
+        "There is one already", "There is one alert rule of each kind for a queue, a type, or everything.", "Change that one."
+    ),
+    "schedule-deleted": Problem(
+        "The schedule was deleted", "It ticks no more and cannot be changed; what became of its ticks can be read.", "Make a new one; its name is free."
+    ),
     "stale-attempt": Problem("No longer the owner", "The run that wanted to write had lost its task.", "Nothing: the task has gone on without it."),
     "task-busy": Problem("Being written to", "The task's row is held by a write that takes longer than usual.", "Repeat it after a second."),
     "task-ended": Problem("The task has ended", "It succeeded, failed, timed out or was cancelled before.", "Requeue it if it is to run again."),

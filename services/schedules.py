@@ -18,7 +18,7 @@ from sql import SQL, Connection, savepoint
 
 MISSED = ("skip", "once", "all")
 OVERLAP = ("allow", "skip")
-LONGEST_NAME = 100
+LONGEST_NAME, LONGEST_KEY = 100, 200
 PREVIEWED = 5
 _JUST_BEFORE = timedelta(microseconds=1)
 _RANGES = {
@@ -297,6 +297,10 @@ def _own_faults(new: NewSchedule) -> list[Fault]:
     faults = []
     if not new.name.strip() or len(new.name) > LONGEST_NAME:
         faults.append(Fault("/name", f"must have 1 to {LONGEST_NAME} characters"))
+    if len(new.concurrency_key or "") > LONGEST_KEY:
+        faults.append(Fault("/concurrency_key", f"must have at most {LONGEST_KEY} characters"))
+    if "\x00" in new.name or "\x00" in (new.concurrency_key or ""):
+        faults.append(Fault("/name" if "\x00" in new.name else "/concurrency_key", "must not hold NUL"))
     for name, allowed in (("missed", MISSED), ("overlap", OVERLAP)):
         if getattr(new, name) not in allowed:
             faults.append(Fault(f"/{name}", f"must be one of {', '.join(allowed)}"))

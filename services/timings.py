@@ -109,7 +109,7 @@ def check(cron: str | None, time_zone: str, interval_seconds: int | None, *, anc
         faults.append(Fault("/cron", "give either cron or interval_seconds"))
     if interval_seconds is not None and not 1 <= interval_seconds <= LONGEST_INTERVAL:
         faults.append(Fault("/interval_seconds", f"must be from 1 to {LONGEST_INTERVAL}"))
-    if time_zone not in _zones():
+    if time_zone not in zones():
         faults.append(
             Fault(
                 "/time_zone", f"{time_zone[:60]!r} is no time zone; there are UTC, Europe/Berlin and the like"
@@ -123,6 +123,12 @@ def check(cron: str | None, time_zone: str, interval_seconds: int | None, *, anc
         raise Invalid(faults[0].message, faults=tuple(faults))
     anchor_at = anchor_at.replace(microsecond=0)
     return Timing(cron=cron, time_zone=time_zone, interval_seconds=interval_seconds, anchor_at=anchor_at)
+
+
+@cache
+def zones() -> tuple[str, ...]:
+    """Return the names of all time zones, in order."""
+    return tuple(sorted(zoneinfo.available_timezones() - {"localtime", "Factory"}))
 
 
 def _fault(cron: str) -> str | None:
@@ -151,11 +157,6 @@ def _reads(cron: str) -> bool:
     ):  # it asserts where a step follows something without a number
         return False
     return True
-
-
-@cache
-def _zones() -> frozenset[str]:
-    return frozenset(zoneinfo.available_timezones()) - {"localtime", "Factory"}
 
 
 def _every(seconds: int) -> str:

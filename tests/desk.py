@@ -13,6 +13,7 @@ from selectolax.lexbor import LexborHTMLParser
 
 from routes import keys
 from routes.api import health
+from routes.pages import alerts as alert_pages
 from routes.pages import articles, overview, prompts, search, session
 from routes.pages import bulk_operations as bulk_pages
 from routes.pages import content as content_pages
@@ -21,6 +22,7 @@ from routes.pages import documents as document_pages
 from routes.pages import executors as executor_pages
 from routes.pages import queues as queue_pages
 from routes.pages import reviews as review_pages
+from routes.pages import schedules as schedule_pages
 from routes.pages import tasks as task_pages
 from routes.public import posts
 from routes.public import search as site_search
@@ -39,7 +41,7 @@ from tests.knowledge import RememberingEmbedder
 PASSWORD = "correct horse battery"
 FAIL = "SELECT app.end_tasks($1, 'failed', 'failed', jsonb_build_object('class', $2::text, 'message', $3::text), 'test', NULL)"
 TABLES = (
-    overview.routes, articles.routes, task_pages.routes, dead_letter_pages.routes, bulk_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
+    schedule_pages.routes, alert_pages.routes, overview.routes, articles.routes, task_pages.routes, dead_letter_pages.routes, bulk_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
     session.routes, posts.routes, site_search.routes, health.routes,
 )  # fmt: skip
 

@@ -64,6 +64,7 @@ async def list_(request: web.Request) -> web.Response:
         )
         groups, counted = await dead_letters.count_groups(desk.db, desk.tenant_id, wanted)
         queues = await tasks.list_queues(desk.db)
+        open_alerts = await desk.open_alerts()
         shown, newest, older = frame.older(request, rows)
         about = await subjects.read(
             desk.db,
@@ -72,6 +73,7 @@ async def list_(request: web.Request) -> web.Response:
         )
     return desk.page(
         "dead_letters/list.html",
+        open_alerts=open_alerts,
         letters=shown,
         subjects=about,
         groups=[] if handled else groups,

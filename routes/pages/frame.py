@@ -11,7 +11,7 @@ from uuid import UUID
 from aiohttp import web
 
 from routes import keys
-from services import reviews
+from services import alerts, reviews
 from services.access import Principal
 from services.errors import GalleyError, Invalid, Malformed, NotFound
 from services.task_context import Connection
@@ -45,6 +45,16 @@ NOTICES = {
     "discarded": "Discarded. It counts as handled.",
     "noted": "The note is kept.",
     "bulk-stopped": "Stopped. What was done by then stays done.",
+    "schedule-created": "The schedule is there and ticks from now on.",
+    "schedule-saved": "Saved.",
+    "schedule-paused": "It does not tick while it is paused.",
+    "schedule-resumed": "It ticks again, from now on.",
+    "schedule-run": "This is the task; the schedule's ticks stay as they are.",
+    "schedule-deleted": "The schedule is deleted. What became of its ticks stays readable here.",
+    "alert-acknowledged": "Acknowledged. The alert closes by itself once all is well.",
+    "rule-saved": "Saved. The next look goes by it.",
+    "rule-created": "The rule is there.",
+    "rule-deleted": "The rule is deleted.",
     "deleted": "The document and everything made from it are deleted.",
 }
 
@@ -57,11 +67,16 @@ class Desk:
     principal: Principal
     db: Connection
     pending_reviews: int
+    new_alerts: int  # for operators
 
     @property
     def tenant_id(self) -> UUID:
         """The caller's tenant, named in every query."""
         return self.principal.tenant_id
+
+    async def open_alerts(self) -> list[alerts.Alert]:
+        """Return what alerts/_banner.html shows: to operators what is open, to others nothing."""
+        return await alerts.list_open(self.db, self.tenant_id) if self.principal.may("operator") else []
 
     def page(self, template: str, /, *, status: int = 200, **values: object) -> web.Response:
         """Return *template* in the frame of the desk."""
@@ -75,6 +90,7 @@ class Desk:
         return {
             "tenant": self.principal.tenant,
             "pending_reviews": self.pending_reviews,
+            "new_alerts": self.new_alerts,
             "notice": NOTICES.get(self.request.query.get("done", "")),
         }
 
@@ -85,7 +101,8 @@ async def open_desk(request: web.Request, role: str = "viewer") -> AsyncIterator
     principal = keys.principal(request, role)
     async with request.app[keys.DATABASE].tenant(principal.tenant_id, principal.actor) as db:
         pending = await reviews.count_pending(db, principal.tenant_id)
-        yield Desk(request=request, principal=principal, db=db, pending_reviews=pending)
+        news = await alerts.count_new(db, principal.tenant_id) if principal.may("operator") else 0
+        yield Desk(request=request, principal=principal, db=db, pending_reviews=pending, new_alerts=news)
 
 
 def go(

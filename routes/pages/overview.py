@@ -13,6 +13,7 @@ from services import overview, reviews, tasks
 routes = web.RouteTableDef()
 
 _FRAGMENTS = {
+    "alerts-banner": "alerts/_banner.html",
     "overview-numbers": "overview/_numbers.html",
     "overview-waiting": "overview/_waiting.html",
     "overview-throughput": "overview/_throughput.html",
@@ -46,6 +47,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
 async def _read(desk: frame.Desk) -> dict[str, Any]:
     recent = await tasks.list_tasks(desk.db, desk.tenant_id, limit=10)
     return {
+        "open_alerts": await desk.open_alerts(),
         "numbers": await overview.get(desk.db, desk.tenant_id),
         "waiting": await reviews.list_reviews(desk.db, desk.tenant_id, state="pending", limit=6),
         "recent": recent,

@@ -55,6 +55,13 @@ JOIN alert_rules r ON r.tenant_id = $1 AND r.id = a.rule_id
 WHERE a.tenant_id = $1 AND a.closed_at IS NULL AND (r.muted_until IS NULL OR r.muted_until <= app.now())
 ORDER BY a.acknowledged_at IS NOT NULL, a.opened_at;
 
+-- name: count_new
+-- $1 tenant: those that nobody has acknowledged, as a banner shows them
+SELECT count(*)
+FROM alerts a
+JOIN alert_rules r ON r.tenant_id = $1 AND r.id = a.rule_id
+WHERE a.tenant_id = $1 AND a.closed_at IS NULL AND a.acknowledged_at IS NULL AND (r.muted_until IS NULL OR r.muted_until <= app.now());
+
 -- name: get
 -- $1 tenant, $2 id
 SELECT a.* FROM alerts a WHERE a.tenant_id = $1 AND a.id = $2;
