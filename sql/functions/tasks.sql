@@ -171,7 +171,10 @@ DECLARE
 BEGIN
   SELECT * INTO held FROM tasks t WHERE t.id = p_id AND t.fence = p_fence FOR NO KEY UPDATE;
   IF NOT FOUND THEN
-    RETURN false;
+    -- Sent again because the first answer was lost: it is done, not late.
+    RETURN EXISTS (
+      SELECT FROM all_tasks x JOIN task_events e ON e.tenant_id = x.tenant_id AND e.task_id = x.id
+      WHERE x.id = p_id AND e.fence = p_fence AND e.event = p_event AND e.actor = 'executor');
   END IF;
   UPDATE tasks t
   SET state = CASE WHEN p_delay_seconds > 0 THEN 'scheduled' ELSE 'queued' END,

@@ -144,6 +144,13 @@ class Client:
             await asyncio.sleep(self.dice.uniform(0, 0.1))
 
 
+# Runs whose end is written down as theirs.
+WRITTEN = """
+SELECT task_id::text AS task, fence FROM task_events WHERE event IN ('retry_scheduled', 'snoozed') AND actor = 'executor'
+UNION SELECT id::text, fence FROM task_history WHERE state = 'succeeded'
+"""
+
+
 async def check(place: Place) -> Report:
     """What was told is what stands; nothing is there twice or by half; nothing was left behind."""
     report = Report()
@@ -155,6 +162,7 @@ async def check(place: Place) -> Report:
         )
         keys: list[Any] = await admin.fetch("SELECT key, status, body FROM idempotency")
         halves: Any = await admin.fetchrow(restarts.HALVES)
+        written: list[Any] = await admin.fetch(WRITTEN)
     restarts.check_keys(report, acknowledged, rows, keys)
     restarts.check_halves(report, halves)
     states = {row["id"]: row["state"] for row in rows}
@@ -167,6 +175,11 @@ async def check(place: Place) -> Report:
         set(again) == requeued and set(again.values()) <= {1}, f"requeued otherwise than told: {again}"
     )
     _check_runs(report, rows)
+    refused = {(entry["task_id"], entry["fence"]) for entry in _logged(place, "stale result refused")}
+    both = refused & {(row["task"], row["fence"]) for row in written}
+    report.expect(
+        not both, f"{len(both)} runs were told that they came too late for what they had written: {both}"
+    )
     _check_answers(place, report)
     faults = _injected(place)
     report.expect(set(faults) == set(KINDS), f"not every kind of fault came about: {faults}")
@@ -177,7 +190,7 @@ async def check(place: Place) -> Report:
         "ended": dict(Counter(row["state"] for row in rows)),
         "answers": dict(sorted(Counter(one["status"] for one in place.history.read("answer")).items())),
         "unknown answers": len(place.history.read("maybe")),
-        "stale results refused": sum(child.count_in_log("stale result refused") for child in place.children),
+        "stale results refused": len(refused),
         "drained s": place.history.read("drained")[0]["seconds"],
     }
     return report
@@ -207,10 +220,9 @@ def _check_answers(place: Place, report: Report) -> None:
 
 
 def _injected(place: Place) -> dict[str, int]:
-    lines = [
-        line
-        for child in place.children
-        for line in child.read_log().splitlines()
-        if '"fault injected"' in line
-    ]
-    return dict(Counter(json.loads(line)["kind"] for line in lines))
+    return dict(Counter(entry["kind"] for entry in _logged(place, "fault injected")))
+
+
+def _logged(place: Place, message: str) -> list[dict[str, Any]]:
+    lines = [line for child in place.children for line in child.read_log().splitlines()]
+    return [json.loads(line) for line in lines if f'"message": "{message}"' in line]
