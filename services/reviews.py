@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any, Literal, Self
 from uuid import UUID
 
@@ -110,6 +110,7 @@ async def open_review(
     task_id: UUID | None,
     version_id: UUID,
     due_at: datetime | None = None,
+    due_in: timedelta | None = None,
     actor: str | None = None,
 ) -> Review:
     """Ask for a decision about the latest version of an item. The outcome reaches *task_id* as signal `review:<version id>`,
@@ -125,7 +126,7 @@ async def open_review(
     signal = None if task_id is None else f"review:{version_id}"
     opened_by = actor or (f"task:{task_id}" if task_id else version.created_by)
     review_id = await db.fetchval(
-        SQL["reviews.insert"], tenant_id, item.id, version_id, task_id, signal, due_at, opened_by
+        SQL["reviews.insert"], tenant_id, item.id, version_id, task_id, signal, due_at, opened_by, due_in
     )
     return await get(db, tenant_id, review_id)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from functools import partial
 from itertools import count
 from typing import Annotated, Any
@@ -322,9 +322,8 @@ async def _open_review(
         await reviews.mark_addressed(
             db, tenant_id=task.tenant_id, content_id=version.content_id, feedback_ids=met, version=version.number, actor=task.actor
         )  # fmt: skip
-    due_at = datetime.now(UTC) + REVIEW_TIME
     await reviews.open_review(
-        db, tenant_id=task.tenant_id, task_id=task.id, version_id=version.id, due_at=due_at
+        db, tenant_id=task.tenant_id, task_id=task.id, version_id=version.id, due_in=REVIEW_TIME
     )
 
 

@@ -1,10 +1,11 @@
 -- name: insert
--- $1 tenant, $2 item (locked), $3 version, $4 task or NULL, $5 signal or NULL, $6 due, $7 actor. A round is a text that was decided about.
+-- $1 tenant, $2 item (locked), $3 version, $4 task or NULL, $5 signal or NULL, $6 due, or $8 how long from now (NULL: never),
+-- $7 actor. A round is a text that was decided about.
 INSERT INTO reviews (tenant_id, content_id, version_id, content_hash, task_id, signal, round, due_at, opened_by)
 SELECT v.tenant_id, v.content_id, v.id, v.content_hash, $4, $5,
        1 + (SELECT count(*) FROM reviews r
             WHERE r.tenant_id = $1 AND r.content_id = $2 AND r.state IN ('approved', 'changes_requested', 'rejected')),
-       $6, $7
+       coalesce($6, app.now() + $8::interval), $7
 FROM content_versions v
 WHERE v.tenant_id = $1 AND v.content_id = $2 AND v.id = $3
 RETURNING id;
