@@ -2,45 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
-import sys
-from collections.abc import Coroutine
-from typing import Any
-
 import click
 
-from server import commands, logs, settings
+from server import commands, settings
+from server.command_line import dead_letters, executors, queues, schedules, tasks
+from server.command_line.session import read_settings, run
 from services.access import ROLES
-from services.errors import GalleyError
-
-
-def run(work: Coroutine[Any, Any, None]) -> None:
-    """Run *work* to its end; an error made for people ends the process with one sentence."""
-    try:
-        import uvloop
-    except ImportError:
-        runner = asyncio.Runner()
-    else:
-        runner = asyncio.Runner(loop_factory=uvloop.new_event_loop)
-    try:
-        with runner:
-            runner.run(work)
-    except GalleyError as exc:
-        click.echo(f"galley: {exc}", err=True)
-        sys.exit(1)
-    except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def read_settings() -> settings.Settings:
-    """Read the environment and start the logs, or end with one sentence."""
-    try:
-        read = settings.read()
-    except GalleyError as exc:
-        click.echo(f"galley: {exc}", err=True)
-        sys.exit(2)
-    logs.configure(read.log_level, read.log_format)
-    return read
 
 
 @click.group(context_settings={"help_option_names": ["-h", "--help"]})
@@ -68,6 +35,10 @@ def serve(demo: bool) -> None:
 def migrate(check: bool, to: int | None) -> None:
     """Bring the database schema up to date."""
     run(commands.migrate(read_settings(), check=check, to=to))
+
+
+for noun in (tasks, queues, executors, schedules, dead_letters):
+    main.add_command(noun.group)
 
 
 @main.group()

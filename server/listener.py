@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from uuid import UUID
 
 import orjson
@@ -26,6 +26,22 @@ WAKE, CONTROL, PROBE = "galley_wake", "galley_control", "galley_probe"
 DEBOUNCE_SECONDS = 0.1
 PROBE_ANSWER_SECONDS = 3.0
 CANCELS_PER_NOTICE = 100  # of about 60 bytes each; a payload may have 8,000
+
+
+async def send_cancelled(connection: Connection, sender: str, cancelled: Sequence[Cancelled]) -> None:
+    """Tell every process but *sender* to stop these runs. *connection*: outside a transaction."""
+    for start in range(0, len(cancelled), CANCELS_PER_NOTICE):
+        runs = [
+            [str(c.task_id), str(c.executor_id), c.fence]
+            for c in cancelled[start : start + CANCELS_PER_NOTICE]
+        ]
+        await connection.execute(SQL["executors.notify"], CONTROL, orjson.dumps([sender, runs]).decode())
+
+
+async def send_work(connection: Connection, sender: str, queues: Iterable[str]) -> None:
+    """Tell every process but *sender* that these queues have work. *connection*: outside a transaction."""
+    for queue in queues:
+        await connection.execute(SQL["executors.notify"], WAKE, f"{sender} {queue}")
 
 
 class Listener:
@@ -83,16 +99,8 @@ class Listener:
             queues, self._queues = self._queues, set()
             cancelled, self._cancelled = self._cancelled, []
             async with lock, asyncio.timeout(PROBE_ANSWER_SECONDS):
-                for start in range(0, len(cancelled), CANCELS_PER_NOTICE):
-                    runs = [
-                        [str(c.task_id), str(c.executor_id), c.fence]
-                        for c in cancelled[start : start + CANCELS_PER_NOTICE]
-                    ]
-                    await connection.execute(
-                        SQL["executors.notify"], CONTROL, orjson.dumps([self._me, runs]).decode()
-                    )
-                for queue in queues:
-                    await connection.execute(SQL["executors.notify"], WAKE, f"{self._me} {queue}")
+                await send_cancelled(connection, self._me, cancelled)
+                await send_work(connection, self._me, queues)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(DEBOUNCE_SECONDS):
                     await self._urgent.wait()

@@ -120,8 +120,9 @@ def _entry(event: Event, events: Iterable[Event]) -> Entry:
         ran = event.event in GIVEN_UP or event.detail.get("from", "running") == "running"
         took = event.at - began[-1] if began and ran else None
     delay = event.detail.get("delay_seconds")
-    waits = event.event in {"retry_scheduled", "snoozed"} and isinstance(delay, int | float)
-    return Entry(event=event, took=took, next_at=event.at + timedelta(seconds=delay) if waits else None)
+    if event.event not in {"retry_scheduled", "snoozed"} or not isinstance(delay, int | float):
+        return Entry(event=event, took=took)
+    return Entry(event=event, took=took, next_at=event.at + timedelta(seconds=delay))
 
 
 def _spans(task: Task, entries: Sequence[Entry], end: datetime) -> Iterable[Span]:
