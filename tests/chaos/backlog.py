@@ -134,8 +134,8 @@ async def _break(crew: Crew, database: Database, tenant: UUID, scale: Scale) -> 
             while (ended := await _look(crew.place, admin)) < moment:
                 await asyncio.sleep(LOOK_SECONDS)
             if loaded - ended < LAST_TASKS and moment < last:
-                await _load(crew.place, database, tenant, dice, 1000)
-                loaded += 1000
+                await _load(crew.place, database, tenant, dice, LAST_TASKS)
+                loaded += LAST_TASKS
             if fault == "kill":
                 await crew.kill()
             else:
