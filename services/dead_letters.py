@@ -254,7 +254,7 @@ async def _lock_open(db: Connection, tenant_id: UUID, task_id: UUID) -> asyncpg.
     if row["handled_at"] is not None:
         successor = f" as {row['successor_id']}" if row["successor_id"] else ""
         raise Conflict(
-            f"{row['handled_by']} has {row['handled_as']} it{successor} at {row['handled_at']:%Y-%m-%d %H:%M:%S} UTC",
+            f"it was {row['handled_as']}{successor} by {row['handled_by']} at {row['handled_at']:%Y-%m-%d %H:%M:%S} UTC",
             slug="dead-letter-handled",
         )
     return row

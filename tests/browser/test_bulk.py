@@ -32,7 +32,7 @@ async def test_all_that_match_are_requeued_and_the_page_shows_it_without_a_reloa
     await page.get_by_role("button", name="Requeue…").click()
     await expect(page.get_by_role("heading", level=1)).to_have_text("Requeue 600 dead letters?")
     assert await visit.look() == []
-    await page.get_by_text("At once").click()
+    await page.get_by_text("At once", exact=True).click()
     await page.get_by_label("Why").fill("the provider is back")
     await page.get_by_role("button", name="Requeue 600 dead letters").click()
     await expect(page.locator("#operation-progress")).to_contain_text("0 of 600")

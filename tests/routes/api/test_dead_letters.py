@@ -149,7 +149,7 @@ async def test_the_second_to_requeue_or_discard_is_told_of_the_first(
     ):
         refused = await call(api, "POST", f"{AT}/{task_id}/{path}", json=body, expect=409)
         assert refused["type"] == "/problems/dead-letter-handled"
-        assert "key:ops has" in refused["detail"]
+        assert " by key:ops at " in refused["detail"]
         assert (new["id"] in refused["detail"]) == (task_id == one)
     assert await admin.fetchval("SELECT count(*) FROM tasks") == 1
     await call(

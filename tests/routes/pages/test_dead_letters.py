@@ -73,7 +73,7 @@ async def test_the_second_is_told_who_was_first_and_nothing_more_happens(
     for path, fields in (("requeue", {"when": "now"}), ("discard", {"reason": "mine"})):
         answer = await desk.send(client, f"/desk/dead-letters/{task.id}/{path}", **fields)
         assert answer.status == 409
-        assert "user:bob@example.org has discarded it" in (await answer.text())
+        assert "It was discarded by user:bob@example.org" in (await answer.text())
     letter = await _letter(database, tenant, task.id)
     assert (letter.handled_by, letter.handled_reason) == ("user:bob@example.org", "known")
     assert await admin.fetchval("SELECT count(*) FROM tasks") == 0
