@@ -14,7 +14,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -93,6 +93,7 @@ class Executor:
         embedder: Embedder | None = None,
         on_ended: Callable[[Run, str, float], None] = lambda run, state, seconds: None,
         on_scheduled: Callable[[], None] = lambda: None,
+        on_claimed: Callable[[str, Sequence[float]], None] = lambda queue, waits: None,
     ) -> None:
         self._database = database
         self._options = options
@@ -101,6 +102,7 @@ class Executor:
         self._running: dict[tuple[UUID, int], _Running] = {}  # by task and fence
         self._dice = random.Random()  # noqa: S311 - spreads retries, guards nothing
         self._stopping = False
+        self.lag = 0.0  # as it was last reported, in seconds
         self._lag = 0.0  # how late the event loop was at worst since the last heartbeat, in seconds
         self._looked_at = time.monotonic()  # at deadlines, the latest time
         self._blocked_at = 0.0  # the latest look that came far too late
@@ -126,6 +128,7 @@ class Executor:
             room=self._room,
             start=self._start,
             dice=self._dice,
+            on_claimed=on_claimed,
         )
 
     @property
@@ -201,12 +204,13 @@ class Executor:
     def _report(self) -> tuple[int, int, float]:
         """Return what operators see of this executor: slots taken, slots leaked, lag in ms."""
         lag, self._lag = self._lag, 0.0
+        self.lag = lag
         return self.busy, self.leaked, lag * 1000
 
     def _start(self, run: Run) -> None:
         running = _Running(run, time.monotonic())
         self._running[run.id, run.fence] = running
-        running.handle = asyncio.create_task(self._run(running), name=run.type)
+        running.handle = asyncio.create_task(self._run(running))  # a name costs as much as the task itself
 
     async def _run(self, running: _Running) -> None:
         """Run the task's code to its end and hand over the outcome, unless it was stopped for a reason that has none."""

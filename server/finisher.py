@@ -121,7 +121,7 @@ class Finisher:
             [outcome.result for outcome in ended],
             [outcome.error for outcome in ended],
         )
-        answers = {row["id"]: row["outcome"] for row in rows}
+        answers: dict[UUID, str] = {row["id"]: row["outcome"] for row in rows}
         for outcome in ended:
             if (answer := answers.get(outcome.run.id)) != "busy":
                 self._settle(outcome, accepted=answer is None)

@@ -99,9 +99,8 @@ class Supervisor:
             except Exception as exc:  # noqa: BLE001 - whatever it was, the loop has to run again
                 watched.last_error = f"{type(exc).__name__}: {exc}"
             watched.failures += 1
-            delay = min(0.1 * 2.0 ** min(watched.failures, 10), MAX_BACKOFF_SECONDS) * random.uniform(
-                0.5, 1.5
-            )  # noqa: S311 - spreads restarts, guards nothing
+            longest = min(0.1 * 2.0 ** min(watched.failures, 10), MAX_BACKOFF_SECONDS)
+            delay = longest * random.uniform(0.5, 1.5)  # noqa: S311 - spreads restarts, guards nothing
             level = logging.CRITICAL if watched.failures == MANUAL_AFTER_FAILURES else logging.WARNING
             log.log(
                 level,

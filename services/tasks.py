@@ -4,20 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import Any
 from uuid import UUID
 
 import asyncpg
-import orjson
-from pydantic import BaseModel, ValidationError
 
-from services import task_search, task_types
+from services import task_columns, task_search
 from services.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from services.task_states import is_final
 from sql import SQL, Connection, savepoint
 
-MAX_PAYLOAD_BYTES = 1 << 20
 CANCEL_TRIES = 3  # of 250 ms each (RULINGS 8)
 
 
@@ -147,9 +144,37 @@ async def enqueue_many(
     request_id: str | None = None,
 ) -> list[Task]:
     """Create tasks, all or none, and return them in the order given. Raises: Invalid naming each fault and its place."""
+    rows = await _enqueue(db, SQL["tasks.enqueue"], tenant_id, new, actor=actor, request_id=request_id)
+    return [Task.from_row(row) for row in rows]
+
+
+async def enqueue_bulk(
+    db: Connection,
+    tenant_id: UUID,
+    new: Sequence[NewTask],
+    *,
+    actor: str,
+    request_id: str | None = None,
+) -> tuple[list[UUID], set[str]]:
+    """Do as enqueue_many, but return only the ids, and the queues that got work: reading a thousand tasks back takes as long as writing them."""
+    rows = await _enqueue(db, SQL["tasks.enqueue_bulk"], tenant_id, new, actor=actor, request_id=request_id)
+    return [row["id"] for row in rows], {row["queue"] for row in rows}
+
+
+async def _enqueue(
+    db: Connection,
+    statement: str,
+    tenant_id: UUID,
+    new: Sequence[NewTask],
+    *,
+    actor: str,
+    request_id: str | None,
+) -> list[asyncpg.Record]:
     repeated = [one.retry_of for one in new]
-    inserted = await db.fetch(SQL["tasks.enqueue"], tenant_id, actor, request_id, repeated, *_columns(new))
-    if len(inserted) < len(new):  # none were: a queue is unknown
+    rows: list[asyncpg.Record] = await db.fetch(
+        statement, tenant_id, actor, request_id, repeated, *task_columns.of(new)
+    )
+    if len(rows) < len(new):  # none were: a queue is unknown
         names = [row["name"] for row in await db.fetch(SQL["tasks.list_queues"])]
         known = ", ".join(names)
         faults = tuple(
@@ -158,12 +183,12 @@ async def enqueue_many(
             if one.queue is not None and one.queue not in names
         )
         raise Invalid(f"there is no such queue; there are {known}", slug="unknown-queue", faults=faults)
-    return [Task.from_row(row) for row in inserted]
+    return rows
 
 
 def check(new: NewTask) -> None:
     """Raises: Invalid naming each fault, as `enqueue` would; only whether the queue exists is left to the caller."""
-    _columns([new])
+    task_columns.of([new])
 
 
 async def get(db: Connection, tenant_id: UUID, task_id: UUID) -> Task:
@@ -271,13 +296,11 @@ async def link_requeued(
         if reuse_steps and new.payload == old.payload and new.type_version == old.type_version
     ]
     if same:
-        await db.execute(SQL["tasks.copy_steps"], tenant_id, *_transposed(same))
+        await db.execute(SQL["tasks.copy_steps"], tenant_id, *task_columns.transposed(same))
     both = [(old.id, new.id) for old, new in pairs]
-    await db.execute(SQL["dead_letters.mark_requeued"], tenant_id, *_transposed(both), actor, reason)
-
-
-def _transposed(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
-    return [list(column) for column in zip(*rows, strict=True)]
+    await db.execute(
+        SQL["dead_letters.mark_requeued"], tenant_id, *task_columns.transposed(both), actor, reason
+    )
 
 
 async def send_signal(
@@ -331,65 +354,3 @@ async def _cancel_rows(
                 for row in rows
             ]
     raise AssertionError("the last try returns or raises")
-
-
-def _columns(new: Sequence[NewTask]) -> list[list[Any]]:
-    """Return the arrays of tasks.enqueue, each task validated and completed. Raises: Invalid with every fault."""
-    faults: list[Fault] = []
-    rows = []
-    for index, one in enumerate(new):
-        where = "" if len(new) == 1 else f"/tasks/{index}"
-        try:
-            task_type = task_types.get(one.type)
-        except Invalid as exc:
-            faults.append(Fault(f"{where}/type", str(exc)))
-            continue
-        payload, wrong = _validate(task_type.payload, one.payload, f"{where}/payload")
-        faults.extend(wrong)
-        if (one.concurrency_key is None) != (one.concurrency_limit is None):
-            faults.append(
-                Fault(f"{where}/concurrency_limit", "concurrency_key and concurrency_limit belong together")
-            )
-        rows.append(
-            (
-                one.type,
-                task_type.version,
-                payload,
-                one.queue or task_type.queue,
-                one.priority,
-                one.run_at,
-                one.timeout_seconds or int(task_type.timeout.total_seconds()),
-                one.max_attempts or task_type.max_attempts,
-                task_type.on_crash,
-                one.concurrency_key,
-                one.concurrency_limit,
-                one.start_before,
-                one.total_timeout_seconds or _seconds(task_type.total_timeout),
-            )
-        )
-    if faults:
-        raise Invalid(
-            faults[0].message if len(faults) == 1 else f"{len(faults)} faults in the request",
-            faults=tuple(faults),
-        )
-    return _transposed(rows)
-
-
-def _seconds(duration: timedelta | None) -> int | None:
-    return None if duration is None else int(duration.total_seconds())
-
-
-def _validate(
-    model: type[BaseModel], payload: dict[str, Any], where: str
-) -> tuple[dict[str, Any], list[Fault]]:
-    """Return the payload with its defaults filled in, and the faults found."""
-    try:
-        valid = model.model_validate(payload).model_dump(mode="json")
-    except ValidationError as exc:
-        return {}, [
-            Fault(where + "".join(f"/{part}" for part in error["loc"]), error["msg"])
-            for error in exc.errors()
-        ]
-    if (size := len(orjson.dumps(valid))) > MAX_PAYLOAD_BYTES:
-        return {}, [Fault(where, f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are taken")]
-    return valid, []

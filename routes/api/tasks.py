@@ -223,16 +223,16 @@ async def create(call: Call, db: Connection, body: NewTask) -> Answer:
     max_bytes=BULK_BYTES,
 )
 async def create_many(call: Call, db: Connection, body: NewTasks) -> JSONObject:
-    created = await tasks.enqueue_many(
+    ids, queues = await tasks.enqueue_bulk(
         db,
         call.tenant_id,
         [_new(one) for one in body.tasks],
         actor=call.actor,
         request_id=keys.request_id(call.request),
     )
-    for queue in {task.queue for task in created}:
+    for queue in queues:
         call.wake(queue)
-    return {"ids": [task.id for task in created]}
+    return {"ids": ids}
 
 
 @operation(

@@ -2,28 +2,15 @@
 -- $1 tenant, $2 actor, $3 request id, then arrays of one length: $4 retry_of, $5 type, $6 type_version, $7 payload, $8 queue, $9 priority,
 -- $10 run_at (NULL: now), $11 timeout_seconds, $12 max_attempts, $13 on_crash, $14 concurrency_key, $15 concurrency_limit,
 -- $16 start_before, $17 total_timeout_seconds
-WITH moment AS MATERIALIZED (
-  SELECT app.now() AS at
-)
-INSERT INTO tasks (tenant_id, created_by, request_id, retry_of, type, type_version, payload, queue, priority, run_at, timeout_seconds,
-  max_attempts, on_crash, concurrency_key, concurrency_limit, start_before, total_deadline_at, created_at, state)
-SELECT $1, $2, $3, n.retry_of, n.type, n.type_version, n.payload, n.queue, n.priority, coalesce(n.run_at, moment.at), n.timeout_seconds,
-  n.max_attempts, n.on_crash, n.concurrency_key, n.concurrency_limit, n.start_before,
-  moment.at + make_interval(secs => n.total_timeout_seconds), moment.at,
-  CASE WHEN n.run_at > moment.at THEN 'scheduled' ELSE 'queued' END
-FROM moment, unnest($4::uuid[], $5::text[], $6::smallint[], $7::jsonb[], $8::text[], $9::smallint[], $10::timestamptz[], $11::int[], $12::smallint[],
-  $13::text[], $14::text[], $15::smallint[], $16::timestamptz[], $17::int[])
-  AS n (retry_of, type, type_version, payload, queue, priority, run_at, timeout_seconds, max_attempts, on_crash, concurrency_key, concurrency_limit,
-        start_before, total_timeout_seconds)
-WHERE NOT EXISTS (                               -- an unknown queue stores nothing: the caller says which there are
-  SELECT FROM unnest($8::text[]) AS named (queue)
-  LEFT JOIN queues AS q ON q.name = named.queue
-  WHERE q.name IS NULL
-)
-RETURNING id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
+SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
   created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error, request_id,
   payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result, deadline_at, waiting_for,
-  wait_until, on_crash;
+  wait_until, on_crash
+FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+
+-- name: enqueue_bulk
+-- as enqueue: $1 tenant, $2 actor, $3 request id, $4 to $17 arrays of one length
+SELECT id, queue FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: get
 -- $1 tenant, $2 id

@@ -65,7 +65,7 @@ class Galley:
     async def bulk(self, count: int, size: int) -> None:
         for _ in range(0, count, size):
             async with self._database.tenant(self._tenant, "bench") as db:
-                await tasks.enqueue_many(db, self._tenant, [NEW] * size, actor="bench")
+                await tasks.enqueue_bulk(db, self._tenant, [NEW] * size, actor="bench")
 
     async def probe(self) -> float:
         return await self._enqueue()

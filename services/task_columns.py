@@ -1,0 +1,85 @@
+"""What a caller asks for as the columns of new tasks: checked against the task type, and completed from it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import orjson
+from pydantic import BaseModel, ValidationError
+
+from services import task_types
+from services.errors import Fault, Invalid
+
+if TYPE_CHECKING:
+    from services.tasks import NewTask
+
+MAX_PAYLOAD_BYTES = 1 << 20
+
+
+def of(new: Sequence[NewTask]) -> list[list[Any]]:
+    """Return the arrays of tasks.enqueue, each task validated and completed. Raises: Invalid with every fault."""
+    faults: list[Fault] = []
+    rows = []
+    for index, one in enumerate(new):
+        where = "" if len(new) == 1 else f"/tasks/{index}"
+        try:
+            task_type = task_types.get(one.type)
+        except Invalid as exc:
+            faults.append(Fault(f"{where}/type", str(exc)))
+            continue
+        payload, wrong = _validate(task_type.payload, one.payload, f"{where}/payload")
+        faults.extend(wrong)
+        if (one.concurrency_key is None) != (one.concurrency_limit is None):
+            faults.append(
+                Fault(f"{where}/concurrency_limit", "concurrency_key and concurrency_limit belong together")
+            )
+        rows.append(
+            (
+                one.type,
+                task_type.version,
+                payload,
+                one.queue or task_type.queue,
+                one.priority,
+                one.run_at,
+                one.timeout_seconds or int(task_type.timeout.total_seconds()),
+                one.max_attempts or task_type.max_attempts,
+                task_type.on_crash,
+                one.concurrency_key,
+                one.concurrency_limit,
+                one.start_before,
+                one.total_timeout_seconds or _seconds(task_type.total_timeout),
+            )
+        )
+    if faults:
+        raise Invalid(
+            faults[0].message if len(faults) == 1 else f"{len(faults)} faults in the request",
+            faults=tuple(faults),
+        )
+    return transposed(rows)
+
+
+def _seconds(duration: timedelta | None) -> int | None:
+    return None if duration is None else int(duration.total_seconds())
+
+
+def _validate(
+    model: type[BaseModel], payload: dict[str, Any], where: str
+) -> tuple[dict[str, Any], list[Fault]]:
+    """Return the payload with its defaults filled in, and the faults found."""
+    try:
+        valid = model.model_validate(payload).model_dump(mode="json")
+    except ValidationError as exc:
+        return {}, [
+            Fault(where + "".join(f"/{part}" for part in error["loc"]), error["msg"])
+            for error in exc.errors()
+        ]
+    if (size := len(orjson.dumps(valid))) > MAX_PAYLOAD_BYTES:
+        return {}, [Fault(where, f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are taken")]
+    return valid, []
+
+
+def transposed(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:
+    """Return the columns of *rows*, as unnest wants them. There must be at least one row."""
+    return [list(column) for column in zip(*rows, strict=True)]
