@@ -39,7 +39,17 @@ from sql import SQL
 MAX_BODY_BYTES = 16 * 1024 * 1024  # an upload; JSON bodies have a smaller limit of their own
 READY_SECONDS = 2.0
 # What makes work for this process: stopped before its executor drains.
-PRODUCERS = ("scheduler", "rescuer", "sweeper", "housekeeper", "retention", "ticker", "tick sweeper", "alarm", "bulk operations")
+PRODUCERS = (
+    "scheduler",
+    "rescuer",
+    "sweeper",
+    "housekeeper",
+    "retention",
+    "ticker",
+    "tick sweeper",
+    "alarm",
+    "bulk operations",
+)
 MONTHS_AHEAD = 1  # for which history must have its partitions; three are made
 # Python's cycle collector looks at everything alive after each 700 new objects: a quarter of the CPU of an executor at full speed.
 # Nearly all that a task leaves behind is freed without it.
@@ -82,6 +92,7 @@ class Engine:
                 embedder=self._parts.embedder,
                 on_ended=self._count,
                 on_scheduled=self.scheduler.poke,
+                on_claimed=self._metrics.count_claim,
             )
             self.executor.start(self.supervisor)
             maintenance = Maintenance(
@@ -146,8 +157,7 @@ class Engine:
         return self.executor.stop_cancelled(cancelled)
 
     def _count(self, run: Run, outcome: str, seconds: float) -> None:
-        self._metrics.finished.labels(run.type, outcome).inc()
-        self._metrics.run_seconds.labels(run.type).observe(seconds)
+        self._metrics.count_run(run.type, outcome, seconds)
 
     async def health(self) -> Mapping[str, str | None]:
         """Return one entry for each thing this process needs: None when proven lately, else what is wrong."""
@@ -178,6 +188,8 @@ class Engine:
         if self.executor is not None:
             self._metrics.slots_busy.set(self.executor.busy)
             self._metrics.slots_leaked.set(self.executor.leaked)
+            self._metrics.loop_lag.set(self.executor.lag)
+            self._metrics.stale_results.set(self.executor.stale_results)
         for loop in self.supervisor.health():
             self._metrics.loop_age.labels(loop.name).set(loop.age)
             self._metrics.loop_failures.labels(loop.name).set(loop.failures)

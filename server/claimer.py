@@ -34,6 +34,8 @@ Floor = tuple[int, datetime, UUID]
 class Claimer:
     """The claim loop of an executor. `room()` says how many slots are free, `start(run)` takes what was claimed.
 
+    `on_claimed` is told of each claim: the queue, and how many seconds each task had been due.
+
     The last task of a full batch is kept as the queue's floor for a moment: the next claim begins there instead of at the dead index
     entries before it, which an open snapshot elsewhere keeps from being cleared away.
     """
@@ -47,11 +49,13 @@ class Claimer:
         room: Callable[[], int],
         start: Callable[[Run], None],
         dice: random.Random,
+        on_claimed: Callable[[str, Sequence[float]], None] = lambda queue, waits: None,
     ) -> None:
         self.stopped = False  # for good, or until a drain is called off
         self._database, self._lease = database, lease
         self._shortest, self._longest = poll[0].total_seconds(), poll[1].total_seconds()
         self._room_of_slots, self._start, self._dice = room, start, dice
+        self._on_claimed = on_claimed
         self._wake = asyncio.Event()
         self._floors: dict[str, Floor] = {}
         self._floors_until = 0.0
@@ -143,6 +147,7 @@ class Claimer:
             self._floors.pop(queue, None)
         for row in rows:
             self._start(read_run(row))
+        self._on_claimed(queue, [row["waited_seconds"] for row in rows])
         log.info("tasks claimed", extra={"queue": queue, "tasks": len(rows)})
 
 

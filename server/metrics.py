@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
@@ -13,6 +13,7 @@ from prometheus_client.process_collector import ProcessCollector
 # (queue, state) → how many live tasks.
 Depths = Callable[[], Awaitable[Iterable[tuple[str, str, int]]]]
 SCRAPE_SECONDS = 2.0
+MEASURED = 20  # start delays of one claim
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 _SLOW = (0.01, 0.05, 0.25, 1, 2.5, 5, 10, 30, 60, 120, 300, 600, 1800)
@@ -45,8 +46,36 @@ class Metrics:
         self.run_seconds = Histogram(
             "galley_task_run_seconds", "Length of a run.", ["type"], buckets=_SLOW, registry=self.registry
         )
+        self.claimed = Counter(
+            "galley_tasks_claimed", "Tasks claimed by this process.", ["queue"], registry=self.registry
+        )
+        self.start_delay = Histogram(
+            "galley_task_start_delay_seconds",
+            "From when a task was due to its claim, by the database's clock; of a claim of many, 20 are measured.",
+            ["queue"],
+            buckets=(*_FAST, *(bucket for bucket in _SLOW if bucket > _FAST[-1])),
+            registry=self.registry,
+        )
+        self._of_runs: dict[tuple[str, str], tuple[Counter, Histogram]] = {}
         self._measure_engine()
         self._measure_queues()
+
+    def count_claim(self, queue: str, waits: Sequence[float]) -> None:
+        """Count the tasks of one claim, which had been due for *waits* seconds. Of many, MEASURED are measured: one costs a µs."""
+        self.claimed.labels(queue).inc(len(waits))
+        delay = self.start_delay.labels(queue)
+        for seconds in waits[:: -(-len(waits) // MEASURED) or 1]:
+            delay.observe(seconds)
+
+    def count_run(self, type_name: str, outcome: str, seconds: float) -> None:
+        """Count the end of a run. Finding the labels anew for each cost an executor at full speed 6 % of its time."""
+        found = self._of_runs.get((type_name, outcome))
+        if found is None:
+            found = self.finished.labels(type_name, outcome), self.run_seconds.labels(type_name)
+            self._of_runs[type_name, outcome] = found
+        ended, length = found
+        ended.inc()
+        length.observe(seconds)
 
     async def render(self) -> bytes:
         """Return everything in the text format; answers within two seconds even when the database does not."""
@@ -60,6 +89,16 @@ class Metrics:
         self.slots_leaked = Gauge(
             "galley_executor_slots_leaked",
             "Slots held by code that does not end although it was stopped.",
+            registry=self.registry,
+        )
+        self.loop_lag = Gauge(
+            "galley_event_loop_lag_seconds",
+            "How late this process's event loop was at worst between two heartbeats.",
+            registry=self.registry,
+        )
+        self.stale_results = Gauge(
+            "galley_stale_results",
+            "Writes and results since the start, of runs that no longer owned their task; all were refused.",
             registry=self.registry,
         )
         self.loop_age = Gauge(

@@ -113,7 +113,7 @@ CREATE OR REPLACE FUNCTION app.claim(p_executor uuid, p_queue text, p_want int, 
                                      p_floor_run_at timestamptz DEFAULT NULL, p_floor_id uuid DEFAULT NULL)
 RETURNS TABLE (outcome text, id uuid, tenant_id uuid, type text, type_version smallint, fence int, attempt smallint, max_attempts smallint,
                priority smallint, run_at timestamptz, seconds_left double precision, created_by text, request_id text, payload jsonb,
-               snoozes smallint, deadline_is_total boolean)
+               snoozes smallint, deadline_is_total boolean, waited_seconds double precision)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 #variable_conflict use_column
 DECLARE
@@ -185,7 +185,8 @@ BEGIN
     WHERE t.id = ANY (candidates)
     RETURNING 'claimed', t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
       extract(epoch FROM t.deadline_at - moment)::double precision, t.created_by, t.request_id, t.payload,
-      t.snoozes, t.deadline_at IS NOT DISTINCT FROM t.total_deadline_at;
+      t.snoozes, t.deadline_at IS NOT DISTINCT FROM t.total_deadline_at,
+      greatest(extract(epoch FROM moment - t.run_at), 0)::double precision;
 END $$;
 
 -- Which queues have something to claim: one cheap question per poll, however many queues there are. Floors as in app.pick, by queue.
@@ -199,6 +200,7 @@ RETURNS text[] LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, ap
     SELECT FROM tasks t
     WHERE t.queue = q.name AND t.state = 'queued'
       AND (t.priority, t.run_at, t.id) >= (coalesce(f.priority, -1::smallint), coalesce(f.run_at, '-infinity'), coalesce(f.id, '00000000-0000-0000-0000-000000000000'))
+    ORDER BY t.priority, t.run_at, t.id          -- never a sequential scan, however many there seem to be
     LIMIT 1) ready
   WHERE q.paused_at IS NULL OR q.resume_at <= app.now()
 $$;

@@ -21,7 +21,7 @@ SELECT app.ready_queues($1, $2, $3, $4);
 -- name: claim
 -- $1 executor, $2 queue, $3 how many, the floor of the latest claim or NULL: $4 priority, $5 due time, $6 id
 SELECT outcome, id, tenant_id, type, type_version, fence, attempt, max_attempts, priority, run_at, seconds_left, created_by, request_id, payload,
-       snoozes, deadline_is_total
+       snoozes, deadline_is_total, waited_seconds
 FROM app.claim($1, $2, $3, $4, $5, $6);
 
 -- name: finish
