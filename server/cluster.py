@@ -47,7 +47,6 @@ random_page_cost = 1.1
 io_method = sync               # no worker processes for data that fits the page cache
 wal_level = minimal            # nothing replicates from here; backups are dumps
 max_wal_senders = 0
-wal_compression = on
 checkpoint_timeout = 15min
 max_wal_size = 2GB
 autovacuum_naptime = 15s       # task tables turn over quickly
