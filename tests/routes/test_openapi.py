@@ -79,6 +79,8 @@ async def test_the_promised_calls_are_there(document: dict[str, Any]) -> None:
         "/api/v1/tasks": {"get", "post"}, "/api/v1/tasks/bulk": {"post"}, "/api/v1/tasks/{task_id}": {"get"},
         "/api/v1/tasks/{task_id}/events": {"get"}, "/api/v1/tasks/{task_id}/cancel": {"post"}, "/api/v1/tasks/{task_id}/requeue": {"post"},
         "/api/v1/tasks/{task_id}/signal": {"post"}, "/api/v1/documents": {"post"}, "/api/v1/search": {"post"}, "/api/v1/reviews": {"get"},
+        "/api/v1/dead-letters": {"get"}, "/api/v1/dead-letters/{task_id}/requeue": {"post"}, "/api/v1/dead-letters/{task_id}/discard": {"post"},
+        "/api/v1/bulk-operations": {"get", "post"}, "/api/v1/bulk-operations/preview": {"post"}, "/api/v1/bulk-operations/{operation_id}/stop": {"post"},
     }  # fmt: skip
 
     for path, methods in promised.items():
