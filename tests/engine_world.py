@@ -29,9 +29,9 @@ ZONES = ("UTC", "Pacific/Kiritimati", "Pacific/Pago_Pago")
 
 # Marks of what runs have written; and ids that only count, since ids decide between equals and an example must be repeatable.
 MADE = """
-CREATE TABLE machine_marks (task_id uuid NOT NULL, fence int NOT NULL);
+CREATE TABLE IF NOT EXISTS machine_marks (task_id uuid NOT NULL, fence int NOT NULL);
 GRANT SELECT, INSERT ON machine_marks TO galley_web;
-CREATE SEQUENCE machine_ids;
+CREATE SEQUENCE IF NOT EXISTS machine_ids;
 GRANT USAGE ON machine_ids TO galley_web, galley_engine, galley_owner;
 CREATE OR REPLACE FUNCTION app.uuid7() RETURNS uuid LANGUAGE sql VOLATILE PARALLEL SAFE AS $$
   SELECT overlay(app.uuid7_floor('2031-03-01')::text PLACING lpad(to_hex(nextval('public.machine_ids')), 12, '0') FROM 25 FOR 12)::uuid
