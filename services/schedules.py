@@ -169,10 +169,13 @@ async def preview(
 
 
 def list_next(schedule: Schedule) -> list[datetime]:
-    """Return the next ticks of a schedule as things stand; none while it is paused without an end."""
+    """Return the next ticks of a schedule as things stand; none while it is paused without an end, or cannot be read any more."""
     if schedule.next_tick_at is None:
         return []
-    return schedule.timing.first(schedule.next_tick_at - _JUST_BEFORE, PREVIEWED)
+    try:
+        return schedule.timing.first(schedule.next_tick_at - _JUST_BEFORE, PREVIEWED)
+    except timings.UNREADABLE:
+        return []
 
 
 async def change(

@@ -24,7 +24,7 @@ import asyncpg
 from services import tasks
 from services.errors import GalleyError, Invalid
 from services.tasks import NewTask, Task
-from services.timings import Timing
+from services.timings import UNREADABLE, Timing
 from sql import SQL, Connection
 
 LATE = timedelta(minutes=1)
@@ -112,7 +112,7 @@ async def give_up(db: Connection, tenant_id: UUID, schedule_id: UUID, *, reason:
         return
     try:
         next_tick_at = Timing.from_row(row).next(row["now"])
-    except Exception:  # noqa: BLE001 - its zone or expression may be what cannot be read any more
+    except UNREADABLE:
         next_tick_at = row["now"] + timedelta(hours=1)
     await db.execute(
         SQL["schedules.insert_failure"], tenant_id, schedule_id, ACTOR, row["next_tick_at"], reason[:1000]

@@ -25,6 +25,8 @@ from services.errors import Fault, Invalid
 FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 LONGEST_CRON = 200
 LONGEST_INTERVAL = 31_536_000  # a year
+# What a stored expression or zone raises that this installation cannot read any more, say after a change of libraries.
+UNREADABLE = (CronSimError, LookupError, ValueError, AssertionError)
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # to read an expression by; any moment would do
 _UNITS = (("day", 86_400), ("hour", 3600), ("minute", 60), ("second", 1))
 _SPACE = re.compile(r"\s+", re.ASCII)
@@ -98,7 +100,10 @@ class Timing:
         if self.interval_seconds is not None:
             return f"Every {_every(self.interval_seconds)}"
         assert self.cron is not None
-        text = CronSim(self.cron, _SOME_TIME).explain()
+        try:
+            text = CronSim(self.cron, _SOME_TIME).explain()
+        except UNREADABLE:
+            text = self.cron
         return f"{text}, {self.time_zone}"
 
 

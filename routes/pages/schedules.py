@@ -263,7 +263,7 @@ async def _preview(desk: frame.Desk, form: dict[str, str]) -> dict[str, Any]:
 
 def local(timing: Timing, moments: Sequence[datetime]) -> list[dict[str, Any]]:
     """Return moments with their words in the schedule's zone: Sun 29 Mar 2026, 03:00 CEST."""
-    zone = timing.zone
+    zone = timing.zone if timing.time_zone in timings.zones() else UTC
     return [{"at": moment, "words": _words(moment.astimezone(zone))} for moment in moments]
 
 

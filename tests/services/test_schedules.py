@@ -187,6 +187,8 @@ async def test_a_task_that_can_no_longer_be_made_is_a_failed_tick_and_stops_noth
     await world.admin.execute("UPDATE schedules SET payload = '{\"seconds\": -1}' WHERE id = $1", payload.id)
     broken = await world.create("2027-03-01 11:00", name="d")
     await world.admin.execute("UPDATE schedules SET cron = 'gibberish' WHERE id = $1", broken.id)
+    lost = await world.create("2027-03-01 11:00", name="dd")
+    await world.admin.execute("UPDATE schedules SET time_zone = 'Mars/Olympus' WHERE id = $1", lost.id)
     sound = await world.create("2027-03-01 11:00", name="e")
 
     await world.move_to("2027-03-01 12:00")
@@ -195,13 +197,23 @@ async def test_a_task_that_can_no_longer_be_made_is_a_failed_tick_and_stops_noth
         for _ in range(3):
             await ticker.tick_due()
 
-    reasons = [(await world.ticks(one))[0].reason for one in (gone, queue, payload, broken)]
+    reasons = [(await world.ticks(one))[0].reason for one in (gone, queue, payload, broken, lost)]
     assert reasons == [
         "type: there is no task type 'passing'; there are " + ", ".join(sorted(task_types.load_all())),
         "queue: must be one of default, documents",
         "payload/seconds: Input should be greater than or equal to 0",
         "CronSimError: Wrong number of fields",
+        "ZoneInfoNotFoundError: 'No time zone found with key Mars/Olympus'",
     ]
+    async with world.db() as db:
+        shown = {
+            one.name: (one.explanation, len(schedules.list_next(one)))
+            for one in await schedules.list_schedules(db, world.tenant)
+        }
+    assert (shown["d"], shown["dd"]) == (
+        ("gibberish, UTC", 0),
+        ("At the start of every hour, Mars/Olympus", 0),
+    )
     assert await world.told(sound) == [("01 12:00", "enqueued")]
     assert [one.outcome for one in await world.ticks(gone)] == ["failed"]
     assert (await world.get(gone)).next_tick_at == at("2027-03-01 13:00")
