@@ -8,7 +8,8 @@ import json
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
@@ -16,6 +17,7 @@ from uuid import UUID, uuid4
 import pytest
 
 from server.database import Database
+from server.lease import Timing
 from server.listener import Listener
 from server.supervisor import Supervisor
 from services import queues, task_history
@@ -69,9 +71,10 @@ def galley(cluster: Cluster, database_name: str, operating: UUID, tmp_path: Path
 
 @pytest.fixture
 async def listening(database: Database) -> AsyncIterator[list[str]]:
-    """An executor that hears notifications; returns the queues that it was woken for."""
+    """An executor that hears notifications, and would hear nothing else for long; returns the queues that it was woken for."""
     woken: list[str] = []
-    async with engine.running_executor(database) as executor:
+    seldom = Timing(lease=timedelta(seconds=90), heartbeat=timedelta(seconds=30))
+    async with engine.running_executor(database, replace(engine.QUICK, timing=seldom)) as executor:
         listener = Listener(
             database, probe_seconds=1, on_wake=woken.append, on_cancelled=executor.stop_cancelled
         )
