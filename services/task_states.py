@@ -78,9 +78,7 @@ def is_final(state: str) -> bool:
 def after_silent_moves(states: Iterable[str]) -> set[str]:
     """Return *states* and all that lead on from them without an event: what a reader of history must reckon with."""
     reached = set(states)
-    while more := {
-        one.after for one in TRANSITIONS if one.event is None and one.before in reached
-    } - reached:
+    while more := {one.after for one in TRANSITIONS if one.event is None and one.before in reached} - reached:
         reached |= more
     return reached
 

@@ -18,6 +18,8 @@ WALL = {
 }
 # What may read this machine's clock, and why that decides nothing.
 ALLOWED = {
+    "server/command_line/queues.py": "how old the oldest is, in a list",
+    "server/command_line/tasks.py": "how long a run has taken so far, in a list",
     "server/templating.py": "what pages show as the present moment",
     "services/providers.py": "a provider's Retry-After that is a date; the wait has a bound",
     "routes/pages/dead_letters.py": "the age in a filter; what it finds is shown before anything is done with it",
@@ -53,7 +55,7 @@ def test_no_code_that_decides_reads_the_clock_of_its_machine() -> None:
     }
 
     assert len(paths) > 50
-    assert set(found) == set(ALLOWED), found
+    assert {path: clocks for path, clocks in found.items() if path not in ALLOWED} == {}
 
 
 def test_no_statement_reads_a_clock_but_that_of_app_now() -> None:

@@ -1,6 +1,6 @@
 """Random histories on a real database never leave the table of transitions, and reach all of it (E7: P3-P8, P16, P21).
 
-Two parts of 100 examples of 40 steps (MACHINE_EXAMPLES for another number); `python -m tests.chaos machine` plays 20,000. CHAOS_SEED takes other dice,
+Two parts of 200 examples of 40 steps (MACHINE_EXAMPLES for another number); `python -m tests.chaos machine` plays 20,000. CHAOS_SEED takes other dice,
 MACHINE_SHRINK=1 looks for the fewest steps that lead to a violation.
 """
 
@@ -15,7 +15,7 @@ from tests.conftest import Cluster
 from tests.engine_machine import play
 
 SEED = int(os.environ.get("CHAOS_SEED", "20261122"))
-EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "100"))
+EXAMPLES = int(os.environ.get("MACHINE_EXAMPLES", "200"))
 SHRINK = "MACHINE_SHRINK" in os.environ
 ANSWERS = {"claim claimed", "claim paused", "claim limited", "claim unregistered", "ended", "refused"}
 
