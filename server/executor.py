@@ -109,18 +109,7 @@ class Executor:
         self._processes = WorkerProcesses(limit=options.worker_processes)
         self._finisher = Finisher(database, on_written=self._written)
         self.stale_results = 0
-        self.lease = Lease(
-            database,
-            timing=options.timing,
-            slots=options.slots,
-            release=options.release,
-            runs=self._list_runs,
-            load=self._report,
-            blocked=self._was_blocked,
-            on_lost=self._stop_lost,
-            on_expired=self._stop_expired,
-            on_drain=self._hold,
-        )
+        self.lease = self._make_lease()
         self._claimer = Claimer(
             database,
             self.lease,
@@ -129,6 +118,20 @@ class Executor:
             start=self._start,
             dice=self._dice,
             on_claimed=on_claimed,
+        )
+
+    def _make_lease(self) -> Lease:
+        return Lease(
+            self._database,
+            timing=self._options.timing,
+            slots=self._options.slots,
+            release=self._options.release,
+            runs=self._list_runs,
+            load=self._report,
+            blocked=self._was_blocked,
+            on_lost=self._stop_lost,
+            on_expired=self._stop_expired,
+            on_drain=self._hold,
         )
 
     @property
