@@ -14,6 +14,7 @@ from server.database import CONNECTION_ERRORS, Database
 from server.supervisor import Beat
 from services import bulk_batches
 from services.bulk_batches import Batch
+from services.errors import Unavailable
 from services.tasks import Cancelled
 from sql import Connection
 
@@ -71,8 +72,8 @@ class BulkOperations:
                 continue
             try:
                 batch = await self._run(tenant_id, operation_id, actor)
-            except CONNECTION_ERRORS:
-                raise  # the supervisor waits until the database is there again
+            except (*CONNECTION_ERRORS, Unavailable):
+                raise  # nothing wrong with the operation: the supervisor tries again
             except Exception as exc:  # noqa: BLE001 - whatever breaks one operation, the others go on
                 await self._failed(tenant_id, operation_id, actor, failures + 1, exc)
             else:
