@@ -184,12 +184,10 @@ async def test_one_of_two_executors_is_drained_by_its_row_and_comes_back(make_pl
             await send(place, other.url, key, *[linger] * 16)
             await until(lambda: admin.fetchval(f"SELECT ({running}) = 4", drained.pid), "full slots")
 
-            await admin.execute(
-                "UPDATE executors SET draining_at = clock_timestamp() WHERE pid = $1", drained.pid
-            )
-            at = await admin.fetchval(
-                "SELECT clock_timestamp() + interval '100 ms'"
-            )  # a claim under way then is over
+            drain = "UPDATE executors SET draining_at = clock_timestamp() WHERE pid = $1"
+            await admin.execute(drain, drained.pid)
+            # By then a claim under way is over.
+            at = await admin.fetchval("SELECT clock_timestamp() + interval '100 ms'")
             held = await admin.fetchval(running, drained.pid)
             await until(lambda: admin.fetchval("SELECT count(*) = 16 FROM task_history"), "the end of all")
             started_late = await admin.fetchval(
@@ -214,9 +212,8 @@ async def test_one_of_two_executors_is_drained_by_its_row_and_comes_back(make_pl
 
         assert held == 4
         assert started_late == 0
-        assert [tuple(one) for one in ends] == [
-            ("succeeded", 1, 1)
-        ]  # nothing was taken away, given back or run twice
+        # Nothing was taken away, given back or run twice.
+        assert [tuple(one) for one in ends] == [("succeeded", 1, 1)]
         assert row is not None
         assert row["alive"]
         assert set(ready.values()) == {"ok"}, ready
