@@ -26,6 +26,7 @@ from services.task_states import LIVE
 from sql import SQL, Connection, savepoint
 
 CAP = 100_000  # counts are exact up to this; a page never reads more than so many entries of an index for one number
+GLANCE = 10_000  # where a number stands among others: counting to here takes 2 ms
 MINUTES = 60
 MOST = 1_000_000
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")

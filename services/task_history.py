@@ -7,8 +7,6 @@ from datetime import datetime
 from typing import Any
 from uuid import UUID
 
-import asyncpg
-
 from services.errors import NotFound
 from services.tasks import Task, get
 from sql import SQL, Connection
@@ -37,23 +35,6 @@ class Step:
     output: Any
     started_at: datetime
     finished_at: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Link:
-    """A task in a chain of requeued ones."""
-
-    id: UUID
-    state: str
-    created_at: datetime
-    created_by: str
-
-    @classmethod
-    def from_row(cls, row: asyncpg.Record) -> Link:
-        """Build a link from a row of all_tasks."""
-        return cls(
-            id=row["id"], state=row["state"], created_at=row["created_at"], created_by=row["created_by"]
-        )
 
 
 async def list_events(db: Connection, tenant_id: UUID, task_id: UUID) -> list[Event]:
@@ -99,15 +80,6 @@ async def read_output(
     """Return the live text of a run written after piece *after*, and the number of the last piece."""
     rows = await db.fetch(SQL["tasks.list_output"], tenant_id, task_id, fence, after)
     return "".join(row["text"] for row in rows), rows[-1]["seq"] if rows else after
-
-
-async def list_chain(db: Connection, tenant_id: UUID, task: Task) -> tuple[list[Link], list[Link]]:
-    """Return the tasks that led to this one by requeueing, and those that were made from it, each oldest first."""
-    before = (
-        await db.fetch(SQL["task_history.list_ancestors"], tenant_id, task.retry_of) if task.retry_of else []
-    )
-    after = await db.fetch(SQL["task_history.list_descendants"], tenant_id, task.id)
-    return [Link.from_row(row) for row in before], [Link.from_row(row) for row in after]
 
 
 async def pulse(db: Connection, tenant_id: UUID, task_id: UUID) -> tuple[object, ...]:

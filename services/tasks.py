@@ -330,11 +330,6 @@ async def list_queues(db: Connection) -> list[str]:
     return [row["name"] for row in await db.fetch(SQL["tasks.list_queues"])]
 
 
-async def count_live(db: Connection, tenant_id: UUID) -> dict[str, int]:
-    """Return how many live tasks the tenant has in each state."""
-    return {row["state"]: row["tasks"] for row in await db.fetch(SQL["tasks.count_live"], tenant_id)}
-
-
 async def _cancel_rows(
     db: Connection, tenant_id: UUID, ids: list[UUID], actor: str, reason: str | None
 ) -> list[Cancelled]:

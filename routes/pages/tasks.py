@@ -11,7 +11,18 @@ from aiohttp import web
 
 from routes import keys
 from routes.pages import frame, live, subjects
-from services import content, dead_letters, holds, llm_calls, reviews, task_history, task_timeline, task_types, tasks
+from services import (
+    content,
+    dead_letters,
+    holds,
+    llm_calls,
+    queues,
+    reviews,
+    task_history,
+    task_timeline,
+    task_types,
+    tasks,
+)
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
 from services.task_states import FINAL, LIVE, STATES
@@ -43,11 +54,11 @@ async def list_(request: web.Request) -> web.Response:
         rows = await tasks.list_tasks(
             desk.db, desk.tenant_id, before=frame.before(request), limit=frame.PAGE_SIZE + 1, **filters
         )
-        live_counts = await tasks.count_live(desk.db, desk.tenant_id)
-        queues = await tasks.list_queues(desk.db)
+        live_counts = await queues.count_live(desk.db, cap=queues.GLANCE)
+        names = await tasks.list_queues(desk.db)
         shown, newest, older = frame.older(request, rows)
         about = await subjects.read(desk.db, desk.tenant_id, shown)
-    counts = [(state, live_counts.get(state, 0)) for state in LIVE] + [(state, None) for state in FINAL]
+    counts = [(state, live_counts[state]) for state in LIVE] + [(state, None) for state in FINAL]
     return desk.page(
         "tasks/list.html",
         tasks=shown,
@@ -56,7 +67,7 @@ async def list_(request: web.Request) -> web.Response:
         counts=counts,
         live_states=LIVE,
         types=types,
-        queues=queues,
+        queues=names,
         newest=newest,
         older=older,
     )
@@ -125,7 +136,7 @@ async def ask_requeue(request: web.Request) -> web.Response:
     """The form, filled with what the task had."""
     async with frame.open_desk(request, "author") as desk:
         task = await _own(desk)
-        queues = await tasks.list_queues(desk.db)
+        names = await tasks.list_queues(desk.db)
         subject = (await subjects.read(desk.db, desk.tenant_id, [task])).get(task.id, "")
     form = {
         "payload": json.dumps(task.payload, indent=2, ensure_ascii=False),
@@ -134,7 +145,7 @@ async def ask_requeue(request: web.Request) -> web.Response:
         "reuse_steps": True,
     }
     return desk.page(
-        "tasks/requeue.html", task=task, subject=subject, queues=queues, form=form, faults_found=[]
+        "tasks/requeue.html", task=task, subject=subject, queues=names, form=form, faults_found=[]
     )
 
 
@@ -145,7 +156,7 @@ async def requeue(request: web.Request) -> web.Response:
     reuse = "reuse_steps" in form
     async with frame.open_desk(request, "author") as desk:
         task = await _own(desk)
-        queues = await tasks.list_queues(desk.db)
+        names = await tasks.list_queues(desk.db)
         try:
             new = await tasks.requeue(
                 desk.db,
@@ -163,7 +174,7 @@ async def requeue(request: web.Request) -> web.Response:
                 status=422,
                 task=task,
                 subject="",
-                queues=queues,
+                queues=names,
                 form=again,
                 faults_found=frame.told(exc),
             )
@@ -213,7 +224,7 @@ async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any
         **_shown_timeline(await task_timeline.read(db, tenant_id, task)),
         "steps": await task_history.list_steps(db, tenant_id, task_id),
         "calls": await llm_calls.list_of_task(db, tenant_id, task_id),
-        "chain": await task_history.list_chain(db, tenant_id, task),
+        "chain": await dead_letters.list_chain(db, tenant_id, task_id),
         "dead_letter": await dead_letters.find(db, tenant_id, task_id) if task.is_final else None,
         "output": output,
         "item": made[0] if made else None,

@@ -78,10 +78,6 @@ WHERE t.tenant_id = $1 AND t.id = $2;
 -- $1 tenant, $2 task, $3 fence, $4 after seq
 SELECT seq, text FROM task_output WHERE tenant_id = $1 AND task_id = $2 AND fence = $3 AND seq > $4 ORDER BY seq;
 
--- name: count_live
--- $1 tenant
-SELECT state, count(*) AS tasks FROM tasks WHERE tenant_id = $1 GROUP BY state;
-
 -- name: cancel
 -- $1 tenant, $2 ids, $3 actor, $4 reason
 SELECT id, executor_id, fence FROM app.cancel($1, $2, $3, $4);

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from server.database import Database
-from services import access, tasks
+from services import access, queues, tasks
 from services.tasks import NewTask
 from tests.chaos import types
 from tests.chaos.history import Report
@@ -82,7 +82,7 @@ async def _drip(
 
 async def _queue_length(database: Database, tenant: UUID) -> int:
     async with database.tenant(tenant, "chaos") as db:
-        return (await tasks.count_live(db, tenant)).get("queued", 0)
+        return (await queues.count_live(db))["queued"].tasks
 
 
 async def _break(place: Place, executors: list[Child], faults: list[str], dice: random.Random) -> None:
