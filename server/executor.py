@@ -33,6 +33,7 @@ from services.embeddings import Embedder
 from services.errors import StaleAttempt
 from services.llm import Provider, TaskModel
 from services.task_context import Run, Suspended, TaskContext
+from services.task_types import NotKnownHere
 from services.tasks import Cancelled
 from sql import SQL
 
@@ -173,6 +174,11 @@ class Executor:
         """Stop claiming, let runs end or give them back with their attempt, and sign off. *hurry* skips the waiting."""
         self._stopping = self._claimer.stopped = True
         with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._options.grace.total_seconds()):
+                await (
+                    asyncio.sleep(0)
+                )  # else what is being claimed just now would be nobody's, and wait for the rescuer
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.drain.total_seconds()):
                 await self._until_idle(hurry)
         left = [
@@ -226,8 +232,10 @@ class Executor:
             ended = await self._call(running)
         except (asyncio.CancelledError, Suspended, StaleAttempt) as exc:
             ended = exc
-        except Exception as exc:  # noqa: BLE001 - the one place where code of task types may fail in any way it likes
-            ended = exc
+        except (GeneratorExit, KeyboardInterrupt):
+            raise  # this process ends, not the code
+        except BaseException as exc:  # noqa: BLE001 - the one place where code of task types may fail in any way it likes
+            ended = _unwrapped(exc)
         if running.leaked:
             self._free(running)
             log.warning("leaked slot freed", extra={"task_id": str(run.id), "fence": run.fence})
@@ -236,7 +244,9 @@ class Executor:
 
     async def _call(self, running: _Running) -> Any:
         run = running.run
-        task_type = task_types.get(run.type)
+        task_type = task_types.load_all().get(run.type)
+        if task_type is None or task_type.version < run.type_version:
+            raise NotKnownHere(f"this release knows no task type {run.type!r} of version {run.type_version}")
         payload = task_type.payload.model_validate(run.payload)
         context = TaskContext(
             run, database=self._database, embedder=self._embedder, processes=self._processes
@@ -287,8 +297,12 @@ class Executor:
         self._claimer.wake()
 
     def _list_runs(self) -> dict[UUID, int]:
-        """Return the fence of each task that runs here. Leaked runs have lost theirs already."""
-        return {running.run.id: running.run.fence for running in self._running.values() if not running.leaked}
+        """Return the fence of each task that runs here. Leaked runs have lost theirs once their end is written."""
+        return {
+            running.run.id: running.run.fence
+            for running in self._running.values()
+            if not running.leaked or self._finisher.holds(running.run)
+        }
 
     async def _until_idle(self, hurry: asyncio.Event | None) -> None:
         while self._running and not (hurry is not None and hurry.is_set()):  # noqa: ASYNC110 - many slots, one condition
@@ -372,3 +386,13 @@ class Executor:
             )
             self._claimer.stopped = draining
             self._claimer.wake()
+
+
+def _unwrapped(exc: BaseException) -> BaseException:
+    """Return what moved the task on where that is in a group: an asyncio.TaskGroup wraps what its children raise."""
+    while isinstance(exc, BaseExceptionGroup):
+        moved = exc.subgroup((Suspended, StaleAttempt))
+        if moved is None:
+            break
+        exc = moved.exceptions[0]
+    return exc

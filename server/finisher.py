@@ -22,6 +22,7 @@ from sql import SQL
 log = logging.getLogger(__name__)
 
 BATCH = 500
+ERRORS = (*CONNECTION_ERRORS, TimeoutError, Unavailable, asyncpg.PostgresError)
 IDLE_BEAT_SECONDS = 1.0
 _by_id = attrgetter("run.id")
 BUSY_SECONDS = 0.01  # a row locked by a cancel or a decision is free again soon
@@ -50,6 +51,10 @@ class Finisher:
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
+
+    def holds(self, run: Run) -> bool:
+        """Whether the end of *run* is still to be written."""
+        return (run.id, run.fence) in self._pending
 
     def __len__(self) -> int:
         return len(self._pending)
@@ -93,23 +98,47 @@ class Finisher:
 
     async def _write_batch(self) -> int:
         batch = sorted(islice(self._pending.values(), BATCH), key=_by_id)
-        written = 0
         try:
-            async with self._database.statement() as db:
-                ended = [outcome for outcome in batch if not outcome.retry_event]
-                if ended:
-                    written += await self._write_ended(db, ended)
-                for outcome in batch:
-                    if outcome.retry_event:
-                        written += await self._write_retry(db, outcome)
-        except (*CONNECTION_ERRORS, TimeoutError, Unavailable, asyncpg.PostgresError) as exc:
-            # Unknown whether it was written: kept and sent again, which the statement recognises.
-            log.warning(
-                "run results not written", extra={"runs": len(batch), "error": str(exc) or type(exc).__name__}
-            )
-            raise
+            written = await self._write(batch)
+        except ERRORS as exc:
+            if not _is_refusal(exc):
+                # Unknown whether it was written: kept and sent again, which the statement recognises.
+                error = str(exc) or type(exc).__name__
+                log.warning("run results not written", extra={"runs": len(batch), "error": error})
+                raise
+            written = await self._write_one_by_one(batch)
         if written:
             log.info("runs finished", extra={"runs": written})
+        return written
+
+    async def _write(self, batch: list[Outcome]) -> int:
+        written = 0
+        async with self._database.statement() as db:
+            ended = [outcome for outcome in batch if not outcome.retry_event]
+            if ended:
+                written += await self._write_ended(db, ended)
+            for outcome in batch:
+                if outcome.retry_event:
+                    written += await self._write_retry(db, outcome)
+        return written
+
+    async def _write_one_by_one(self, batch: list[Outcome]) -> int:
+        """Find the one that cannot be written: its task fails, saying so, and holds nobody else up."""
+        written = 0
+        for outcome in batch:
+            if not self.holds(outcome.run):
+                continue
+            try:
+                written += await self._write([outcome])
+            except ERRORS as exc:
+                if not _is_refusal(exc):
+                    raise
+                log.exception("run result cannot be written", extra={"task_id": str(outcome.run.id)})
+                message = f"how it ended cannot be written down: {type(exc).__name__}"
+                error = {"class": "result", "message": message, "attempt": outcome.run.attempt}
+                told = Outcome(run=outcome.run, state="failed", error=error)
+                self._pending[outcome.run.id, outcome.run.fence] = told
+                written += await self._write([told])
         return written
 
     async def _write_ended(self, db: asyncpg.Connection[asyncpg.Record], ended: list[Outcome]) -> int:
@@ -145,3 +174,9 @@ class Finisher:
             self._on_written(outcome, accepted)
         if not self._pending:
             self._empty.set()
+
+
+def _is_refusal(exc: BaseException) -> bool:
+    """Whether something is wrong with an outcome and not with the database: sent again it would be refused again."""
+    cannot_be_sent = isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, ValueError)
+    return cannot_be_sent or isinstance(exc, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)

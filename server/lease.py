@@ -113,18 +113,20 @@ class Lease:
     async def _register(self, connection: Connection) -> None:
         if self._given_up:
             return
-        await self._report_lost(connection)
+        former = [lost.executor_id for lost in self._lost[-1:]]
         sent = time.monotonic()
         async with asyncio.timeout(RENEW_SECONDS):
             await connection.execute(
-                SQL["executors.register"],
+                SQL["executors.register_anew"] if former else SQL["executors.register"],
                 self.executor_id,
                 socket.gethostname(),
                 os.getpid(),
                 self._release,
                 self._slots,
                 self._timing.lease.total_seconds(),
+                *former,
             )
+        await self._report_lost(connection)  # after that: what it was told to do is read from its former row
         self._trust(sent)
         self.held.set()
         log.info("executor registered", extra={"executor_id": str(self.executor_id), "slots": self._slots})

@@ -73,7 +73,10 @@ class Maintenance:
         """Clear leftovers and make the partitions of the coming months, until cancelled."""
         while True:
             async with self._database.statement() as db:
-                await db.fetchval(SQL["executors.sweep_leftovers"], BATCH, timeout=HOUSE_SECONDS)
+                swept = BATCH
+                while swept >= BATCH:  # rows, of a batch of tasks
+                    swept = await db.fetchval(SQL["executors.sweep_leftovers"], BATCH, timeout=HOUSE_SECONDS)
+                    beat()
                 await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS)
                 try:
                     await db.fetchval(SQL["executors.ensure_partitions"], timeout=HOUSE_SECONDS)

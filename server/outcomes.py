@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
+from datetime import timedelta
 from typing import Any
 
 import orjson
@@ -13,7 +15,7 @@ from server.finisher import Outcome
 from services import task_types
 from services.errors import GalleyError, StaleAttempt
 from services.task_context import Run, Suspended
-from services.task_types import Retry
+from services.task_types import NotKnownHere, Retry
 
 log = logging.getLogger(__name__)
 
@@ -21,6 +23,10 @@ MAX_RESULT_BYTES = 1 << 20
 MAX_MESSAGE_CHARACTERS = 2000
 POISON_ATTEMPTS = 2
 SNOOZE_SECONDS = (0.01, 3600.0)  # whatever a provider asks for, the task comes back within the hour
+# While two releases run, a task of the newer one may be claimed by the older one again and again.
+UNKNOWN_RETRY, UNKNOWN_SNOOZES = Retry(base=timedelta(seconds=1), cap=timedelta(seconds=30)), 150
+# NUL as JSON has it. Behind another backslash it is four digits of text.
+_NUL = re.compile(rb"(?<!\\)(?:\\\\)*\\u0000")
 # What a run that was stopped for a reason is said to have failed of.
 STOPPED = {
     "timeout": "the run took longer than its time-out",
@@ -33,6 +39,15 @@ def outcome_of(run: Run, ended: Any, *, stop_reason: str, dice: random.Random) -
 
     ended: what the code returned, or the exception it ended with.
     """
+    try:
+        return _judged(run, ended, stop_reason=stop_reason, dice=dice)
+    except Exception as exc:  # a type's own policy takes part, and without an end a task would hang
+        log.exception("end of a run could not be judged", extra={"task_id": str(run.id), "type": run.type})
+        message = f"how it ended could not be judged: {type(exc).__name__}"
+        return _error(run, "failed", {"class": _class_of(ended), "message": message})
+
+
+def _judged(run: Run, ended: Any, *, stop_reason: str, dice: random.Random) -> Outcome | None:
     if stop_reason == "timeout" and run.deadline_is_total:
         error = {"class": "total_timeout", "message": "its total time is up"}
         return _error(run, "timed_out", error)
@@ -55,7 +70,7 @@ def _succeeded(run: Run, result: Any) -> Outcome:
         return _unkept(run, f"the result is not JSON: {exc}")
     if len(data) > MAX_RESULT_BYTES:
         return _unkept(run, f"the result has {len(data)} bytes; at most {MAX_RESULT_BYTES} are kept")
-    if b"\\u0000" in data:
+    if b"\\u0000" in data and _NUL.search(data):
         return _unkept(run, "the result holds the character NUL, which cannot be kept")
     return Outcome(run=run, state="succeeded", result=data.decode())
 
@@ -65,8 +80,10 @@ def _unkept(run: Run, message: str) -> Outcome:
 
 
 def _raised(run: Run, exc: BaseException, *, dice: random.Random) -> Outcome:
-    name = exc.slug if isinstance(exc, GalleyError) else type(exc).__name__
-    error = {"class": name, "message": str(exc).replace("\x00", "")[:MAX_MESSAGE_CHARACTERS] or name}
+    name = _class_of(exc)
+    error = {"class": name, "message": _message(exc) or name}
+    if isinstance(exc, NotKnownHere):
+        return _left_to_others(run, error, dice=dice)
     kind, _ = _policy(run)[0].judge(name, exc)
     if kind == "throttled":
         return _throttled(run, exc, error, dice=dice)
@@ -82,6 +99,27 @@ def _raised(run: Run, exc: BaseException, *, dice: random.Random) -> Outcome:
     else:
         log.error("run failed", extra=extra, exc_info=exc)
     return _failed(run, error, exc, dice=dice)
+
+
+def _class_of(exc: Any) -> str:
+    return exc.slug if isinstance(exc, GalleyError) else type(exc).__name__
+
+
+def _message(exc: BaseException) -> str:
+    """Return what an error says, as far as it can say it and PostgreSQL can keep it."""
+    try:
+        text = str(exc)
+    except Exception:  # noqa: BLE001 - the error's own code
+        return ""
+    return text.replace("\x00", "").encode(errors="replace").decode()[:MAX_MESSAGE_CHARACTERS]
+
+
+def _left_to_others(run: Run, error: dict[str, Any], *, dice: random.Random) -> Outcome:
+    """Come back for a process that knows the type: for about an hour, then nobody is going to."""
+    if run.snoozes >= UNKNOWN_SNOOZES:
+        return _error(run, "failed", error)
+    delay = UNKNOWN_RETRY.delay(run.snoozes + 1, dice=dice).total_seconds()
+    return Outcome(run=run, retry_event="snoozed", error=error, delay=delay, counts=False)
 
 
 def _throttled(run: Run, exc: BaseException, error: dict[str, Any], *, dice: random.Random) -> Outcome:

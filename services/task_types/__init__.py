@@ -40,6 +40,12 @@ class Throttled(GalleyError):
     slug, title = "throttled", "Asked to wait"
 
 
+class NotKnownHere(Throttled):
+    """The task is of a newer release than this process: it comes back until a process that knows its type takes it."""
+
+    slug, title = "unknown-task-type", "Of a newer release"
+
+
 class Poison(GalleyError):
     """What the task was given seems to do harm: tried once more at most, however many attempts are left."""
 

@@ -21,33 +21,43 @@ BEGIN
 END $$;
 
 -- The same for a queue that looks at tenants: each gets no more than its limit allows, and in a fair queue the next slot goes to the
--- tenant that has the fewest running, equals in turn. A hundred tenants are looked at from the last turn on, found by hopping over the
--- index, so a backlog of one costs nothing to the others.
+-- tenant that has the fewest running, equals in turn. A hundred tenants that have room are looked at from the last turn on, found by hopping
+-- over the index, so a backlog of one costs nothing to the others. Those that are full are hopped over as well: there are no more of them
+-- than running tasks.
 CREATE OR REPLACE FUNCTION app.pick_by_tenant(p_queue text, p_room int, p_fair boolean, p_limit int, p_last_tenant uuid)
 RETURNS uuid[] LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
 DECLARE
   moment timestamptz := app.now();
   after_tenant uuid := coalesce(p_last_tenant, '00000000-0000-0000-0000-000000000000');
   window_of_tenants CONSTANT int := 100;
+  full_tenants uuid[];
   tenants_in_turn uuid[];
   chosen uuid[];
 BEGIN
+  full_tenants := ARRAY(
+    SELECT r.tenant_id
+    FROM (SELECT t.tenant_id, count(*) AS tasks FROM tasks t WHERE t.queue = p_queue AND t.state = 'running' GROUP BY t.tenant_id) r
+    LEFT JOIN queue_tenant_limits l ON l.queue = p_queue AND l.tenant_id = r.tenant_id
+    WHERE r.tasks >= coalesce(l.max_running, p_limit));
   WITH RECURSIVE later (tenant_id, turn) AS (
-    (SELECT t.tenant_id, 1 FROM tasks t WHERE t.queue = p_queue AND t.state = 'queued' AND t.tenant_id > after_tenant ORDER BY t.tenant_id LIMIT 1)
+    (SELECT t.tenant_id, (t.tenant_id <> ALL (full_tenants))::int FROM tasks t WHERE t.queue = p_queue AND t.state = 'queued' AND t.tenant_id > after_tenant ORDER BY t.tenant_id LIMIT 1)
     UNION ALL
-    SELECT n.tenant_id, l.turn + 1 FROM later l CROSS JOIN LATERAL (
+    SELECT n.tenant_id, l.turn + (n.tenant_id <> ALL (full_tenants))::int FROM later l CROSS JOIN LATERAL (
       SELECT t.tenant_id FROM tasks t WHERE t.queue = p_queue AND t.state = 'queued' AND t.tenant_id > l.tenant_id ORDER BY t.tenant_id LIMIT 1) n
     WHERE l.turn < window_of_tenants
   ), earlier (tenant_id, turn) AS (
-    (SELECT t.tenant_id, 1 FROM tasks t WHERE t.queue = p_queue AND t.state = 'queued' AND t.tenant_id <= after_tenant ORDER BY t.tenant_id LIMIT 1)
+    (SELECT t.tenant_id, (t.tenant_id <> ALL (full_tenants))::int FROM tasks t
+     WHERE t.queue = p_queue AND t.state = 'queued' AND t.tenant_id <= after_tenant ORDER BY t.tenant_id LIMIT 1)
     UNION ALL
-    SELECT n.tenant_id, e.turn + 1 FROM earlier e CROSS JOIN LATERAL (
+    SELECT n.tenant_id, e.turn + (n.tenant_id <> ALL (full_tenants))::int FROM earlier e CROSS JOIN LATERAL (
       SELECT t.tenant_id FROM tasks t
       WHERE t.queue = p_queue AND t.state = 'queued' AND t.tenant_id > e.tenant_id AND t.tenant_id <= after_tenant ORDER BY t.tenant_id LIMIT 1) n
     WHERE e.turn < window_of_tenants
   )
   SELECT array_agg(x.tenant_id ORDER BY x.half, x.turn) INTO tenants_in_turn
-  FROM (SELECT 1 AS half, l.turn, l.tenant_id FROM later l UNION ALL SELECT 2, e.turn, e.tenant_id FROM earlier e ORDER BY 1, 2 LIMIT window_of_tenants) x;
+  FROM (SELECT 1 AS half, l.turn, l.tenant_id FROM later l WHERE l.tenant_id <> ALL (full_tenants)
+        UNION ALL SELECT 2, e.turn, e.tenant_id FROM earlier e WHERE e.tenant_id <> ALL (full_tenants)
+        ORDER BY 1, 2 LIMIT window_of_tenants) x;
   IF tenants_in_turn IS NULL THEN
     RETURN '{}';
   END IF;
@@ -107,7 +117,8 @@ BEGIN
 END $$;
 
 -- Claim up to p_want tasks of one queue for an executor.
--- outcome: claimed (with a task), empty, contended (another executor holds the queue: try again), paused, unregistered, limited (seconds_left
+-- outcome: claimed (with a task), empty, contended (try again: another executor holds the queue, or so many had to be parked that it was
+-- enough for one transaction, which must end well before its caller gives it up), paused, unregistered, limited (seconds_left
 -- then says when the rate has room again; NULL: when a run ends).
 CREATE OR REPLACE FUNCTION app.claim(p_executor uuid, p_queue text, p_want int, p_floor_priority smallint DEFAULT NULL,
                                      p_floor_run_at timestamptz DEFAULT NULL, p_floor_id uuid DEFAULT NULL)
@@ -122,6 +133,9 @@ DECLARE
   room int := p_want;
   tokens_now double precision;
   by_tenant boolean;
+  picking int;
+  parked int := 0;
+  most_parked CONSTANT int := 2000;
   picked uuid[];
   candidates uuid[];
 BEGIN
@@ -155,11 +169,12 @@ BEGIN
 
   by_tenant := chosen_queue.fair OR chosen_queue.max_running_per_tenant IS NOT NULL
     OR EXISTS (SELECT FROM queue_tenant_limits l WHERE l.queue = p_queue);
+  picking := room;
   LOOP
     IF by_tenant THEN
-      picked := app.pick_by_tenant(p_queue, room, chosen_queue.fair, chosen_queue.max_running_per_tenant, chosen_queue.last_tenant);
+      picked := app.pick_by_tenant(p_queue, picking, chosen_queue.fair, chosen_queue.max_running_per_tenant, chosen_queue.last_tenant);
     ELSE
-      picked := app.pick(p_queue, room, p_floor_priority, p_floor_run_at, p_floor_id);
+      picked := app.pick(p_queue, picking, p_floor_priority, p_floor_run_at, p_floor_id);
     END IF;
     IF cardinality(picked) = 0 THEN
       outcome := 'empty';
@@ -171,11 +186,19 @@ BEGIN
       candidates := app.park(p_executor, picked);
     END IF;
     EXIT WHEN cardinality(candidates) > 0;
+    parked := parked + cardinality(picked);
+    IF parked >= most_parked THEN
+      outcome := 'contended';
+      RETURN NEXT;
+      RETURN;
+    END IF;
+    picking := greatest(room, least(2 * picking, 500));  -- where one hot key stands, there are more of it
   END LOOP;
-  IF chosen_queue.fair OR tokens_now IS NOT NULL THEN
+  candidates := candidates[:room];
+  IF by_tenant OR tokens_now IS NOT NULL THEN
     UPDATE queues q
     SET tokens = coalesce(tokens_now - cardinality(candidates), q.tokens), tokens_at = moment,
-        last_tenant = CASE WHEN q.fair THEN (SELECT t.tenant_id FROM tasks t WHERE t.id = candidates[cardinality(candidates)]) END
+        last_tenant = CASE WHEN by_tenant THEN (SELECT t.tenant_id FROM tasks t WHERE t.id = candidates[cardinality(candidates)]) END
     WHERE q.name = p_queue;
   END IF;
   RETURN QUERY

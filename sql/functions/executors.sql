@@ -1,9 +1,15 @@
 -- The processes that run tasks: register, renew the lease, go.
 
-CREATE OR REPLACE FUNCTION app.register_executor(p_id uuid, p_host text, p_pid int, p_release text, p_slots int, p_lease_seconds double precision)
+-- Again under the same id when the first answer was lost. p_former is the id under which this process lost its lease: if it was being
+-- drained, it still is.
+DROP FUNCTION IF EXISTS app.register_executor(uuid, text, int, text, int, double precision);
+CREATE OR REPLACE FUNCTION app.register_executor(p_id uuid, p_host text, p_pid int, p_release text, p_slots int, p_lease_seconds double precision,
+                                                 p_former uuid DEFAULT NULL)
 RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  INSERT INTO executors (id, host, pid, release, slots, lease_until)
-  VALUES (p_id, p_host, p_pid, p_release, p_slots, app.now() + make_interval(secs => p_lease_seconds))
+  INSERT INTO executors (id, host, pid, release, slots, lease_until, draining_at, draining_by)
+  SELECT p_id, p_host, p_pid, p_release, p_slots, app.now() + make_interval(secs => p_lease_seconds), f.draining_at, f.draining_by
+  FROM (SELECT) AS always LEFT JOIN executors f ON f.id = p_former
+  ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, seen_at = app.now()
 $$;
 
 -- Renew the lease, unless it has already expired: then its runs may belong to others. The same round trip says which of the
@@ -81,7 +87,7 @@ BEGIN
   RETURN FOUND;
 END $$;
 
-ALTER FUNCTION app.register_executor(uuid, text, int, text, int, double precision) OWNER TO galley_engine;
+ALTER FUNCTION app.register_executor(uuid, text, int, text, int, double precision, uuid) OWNER TO galley_engine;
 ALTER FUNCTION app.heartbeat(uuid, double precision, uuid[], int[], int, int, real) OWNER TO galley_engine;
 ALTER FUNCTION app.deregister_executor(uuid) OWNER TO galley_engine;
 ALTER FUNCTION app.prove_write(uuid) OWNER TO galley_engine;

@@ -125,13 +125,13 @@ BEGIN
     SELECT g.id, g.tenant_id, g.queue, g.type, g.type_version, i.state, g.priority, g.attempt, g.max_attempts, g.crashes, g.snoozes, g.fence,
       g.executor_id, g.run_at, g.created_at, g.created_by, g.started_at, g.timeout_seconds, g.start_before, g.retry_of, g.concurrency_key,
       g.concurrency_limit, g.progress, i.error, g.request_id, g.payload, moment, NULL, NULL, i.result::jsonb
-    FROM gone g JOIN given i ON i.id = g.id
+    FROM gone g JOIN given i ON i.id = g.id AND i.fence = g.fence
   ), counted AS (
     INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
     SELECT g.tenant_id, date_trunc('minute', moment), g.queue, g.type, i.state, count(*),
            sum(extract(epoch FROM g.started_at - g.run_at) * 1000), max(extract(epoch FROM g.started_at - g.run_at) * 1000),
            sum(extract(epoch FROM moment - g.started_at) * 1000), max(extract(epoch FROM moment - g.started_at) * 1000)
-    FROM gone g JOIN given i ON i.id = g.id
+    FROM gone g JOIN given i ON i.id = g.id AND i.fence = g.fence
     GROUP BY g.tenant_id, g.queue, g.type, i.state
   )
   SELECT array_agg(g.id),
@@ -141,7 +141,7 @@ BEGIN
          array_agg(g.queue) FILTER (WHERE g.concurrency_key IS NOT NULL),
          array_agg(g.concurrency_key) FILTER (WHERE g.concurrency_key IS NOT NULL)
   INTO done, ended_badly, tenants_of, freed_tenants, freed_queues, freed_keys
-  FROM gone g JOIN given i ON i.id = g.id;
+  FROM gone g JOIN given i ON i.id = g.id AND i.fence = g.fence;
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
   IF ended_badly IS NOT NULL THEN
     PERFORM app.bury(tenants_of, ended_badly);
@@ -173,7 +173,7 @@ BEGIN
   IF NOT FOUND THEN
     -- Sent again because the first answer was lost: it is done, not late.
     RETURN EXISTS (
-      SELECT FROM all_tasks x JOIN task_events e ON e.tenant_id = x.tenant_id AND e.task_id = x.id
+      SELECT FROM tenants n JOIN all_tasks x ON x.tenant_id = n.id JOIN task_events e ON e.tenant_id = n.id AND e.task_id = x.id
       WHERE x.id = p_id AND e.fence = p_fence AND e.event = p_event AND e.actor = 'executor');
   END IF;
   UPDATE tasks t

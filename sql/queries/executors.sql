@@ -2,6 +2,10 @@
 -- $1 executor, $2 host, $3 pid, $4 release, $5 slots, $6 lease in seconds
 SELECT app.register_executor($1, $2, $3, $4, $5, $6);
 
+-- name: register_anew
+-- $1 executor, $2 host, $3 pid, $4 release, $5 slots, $6 lease in seconds, $7 the id under which it lost its lease
+SELECT app.register_executor($1, $2, $3, $4, $5, $6, $7);
+
 -- name: heartbeat
 -- $1 executor, $2 lease in seconds, $3 ids and $4 fences of its runs, $5 slots taken, $6 of them leaked, $7 how late its event loop was, in ms
 SELECT alive, draining, lost FROM app.heartbeat($1, $2, $3, $4, $5, $6, $7);

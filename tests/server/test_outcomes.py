@@ -15,10 +15,11 @@ import pytest
 from pydantic import BaseModel, ValidationError
 
 from server.finisher import Outcome
-from server.outcomes import MAX_RESULT_BYTES, outcome_of
+from server.outcomes import MAX_RESULT_BYTES, UNKNOWN_SNOOZES, outcome_of
 from services.errors import Forbidden, Invalid, NotFound, StaleAttempt, Unavailable
 from services.task_context import Run, Suspended
 from services.task_types import (
+    NotKnownHere,
     Permanent,
     Poison,
     ProcessCrashed,
@@ -219,5 +220,21 @@ def test_a_result_of_exactly_the_limit_is_kept() -> None:
     assert (outcome.state, len(outcome.result or "")) == ("succeeded", MAX_RESULT_BYTES)
 
 
-def test_a_type_that_this_release_does_not_know_is_judged_by_the_usual_policy() -> None:
-    assert verdict(Invalid("there is no such type"), replace(RUN, type="unheard_of")) == "failed"
+def test_a_type_that_this_release_does_not_know_is_left_to_others_for_about_an_hour() -> None:
+    unknown = replace(RUN, type="unheard_of")
+    waited = 0.0
+    for snoozes in range(UNKNOWN_SNOOZES):
+        outcome = judge(NotKnownHere("no such type"), replace(unknown, snoozes=snoozes))
+        assert (outcome.retry_event, outcome.counts) == ("snoozed", False)
+        waited += outcome.delay
+
+    assert 0.5 < waited / 3600 < 1.5
+    outcome = judge(NotKnownHere("no such type"), replace(unknown, snoozes=UNKNOWN_SNOOZES))
+    assert (outcome.state, outcome.error["class"]) == ("failed", "unknown-task-type")
+
+
+def test_a_text_about_nul_is_no_nul() -> None:
+    with trial():
+        outcome = judge("write \\u0000 for it")
+
+    assert (outcome.state, outcome.result) == ("succeeded", '"write \\\\u0000 for it"')

@@ -297,3 +297,53 @@ async def test_a_pause_with_a_date_ends_by_itself(clock: Admin, tenant: UUID) ->
     assert len(await claim(clock, executor_id, 1)) == 1
     await clock.fetch(SQL["executors.sweep"], 100)
     assert await clock.fetchval("SELECT paused_at FROM queues WHERE name = 'default'") is None
+
+
+async def test_a_hot_key_with_a_long_backlog_is_parked_in_pieces_and_others_come_through(
+    admin: Admin, tenant: UUID
+) -> None:
+    executor_id = await register(admin)
+    await fill(admin, tenant, 7001, key="hot", room=1)
+    await fill(admin, tenant, 5, run_at=NOON)
+    claims = []
+    async with asyncio.timeout(20):
+        while len(claims) < 6:
+            before = await admin.fetchval("SELECT count(*) FROM tasks WHERE state = 'blocked'")
+            rows = await admin.fetch(SQL["executors.claim"], executor_id, "default", 50, *NO_FLOOR)
+            assert rows[0]["outcome"] in ("claimed", "contended")
+            claims += [row for row in rows if row["outcome"] == "claimed"]
+            parked = await admin.fetchval("SELECT count(*) FROM tasks WHERE state = 'blocked'") - before
+            assert parked <= 3000  # one transaction ends long before its caller gives it up
+
+    assert await admin.fetchval("SELECT count(*) FROM tasks WHERE state = 'blocked'") == 7000
+
+
+async def test_tasks_picked_to_be_parked_are_never_claimed_beyond_the_room(
+    admin: Admin, tenant: UUID
+) -> None:
+    executor_id = await register(admin)
+    await fill(admin, tenant, 30, key="hot", room=1)
+    await fill(admin, tenant, 40, run_at=NOON)
+    await admin.execute("UPDATE queues SET max_running = 4 WHERE name = 'default'")
+
+    assert len(await claim(admin, executor_id, 1)) == 1
+    assert len(await claim(admin, executor_id, 10)) == 3
+    assert await claim(admin, executor_id, 10) == []
+
+
+@pytest.mark.parametrize("fair", [True, False])
+async def test_of_more_tenants_than_are_looked_at_none_is_left_out(admin: Admin, fair: bool) -> None:
+    executor_id = await register(admin)
+    await admin.execute(
+        "UPDATE queues SET max_running_per_tenant = 1, fair = $1 WHERE name = 'default'", fair
+    )
+    tenants = sorted([await make_tenant(admin, f"tenant {n}") for n in range(205)])
+    for tenant in tenants:
+        await fill(admin, tenant, 2)
+    rows = [row for _ in range(4) for row in await claim(admin, executor_id, 200)]
+    assert sorted(row["tenant_id"] for row in rows) == tenants
+
+    last = await admin.fetchval("SELECT last_tenant FROM queues WHERE name = 'default'")
+    far = tenants[(tenants.index(last) + 150) % 205]
+    await end(admin, [row for row in rows if row["tenant_id"] == far])
+    assert [row["tenant_id"] for row in await claim(admin, executor_id, 200)] == [far]
