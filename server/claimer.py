@@ -57,6 +57,7 @@ class Claimer:
         self._room_of_slots, self._start, self._dice = room, start, dice
         self._on_claimed = on_claimed
         self._wake = asyncio.Event()
+        self._round = asyncio.Lock()  # held while claims are under way
         self._floors: dict[str, Floor] = {}
         self._floors_until = 0.0
         self._next_token = self._longest  # seconds until a rate-limited queue may give something again
@@ -76,13 +77,19 @@ class Claimer:
         while True:
             await self._lease.held.wait()
             self._wake.clear()
-            claimed = 0 if self.stopped else await self._claim_round()
+            async with self._round:
+                claimed = 0 if self.stopped else await self._claim_round()
             beat()
             if claimed:
                 pause = self._shortest
                 continue
             await self._pause(min(pause, self._next_token))
             pause = min(pause * 2, self._longest)
+
+    async def settle(self) -> None:
+        """Wait until no claim is under way: what was being claimed has been started."""
+        async with self._round:
+            return
 
     async def _pause(self, seconds: float) -> None:
         """Wait for a hint, or for *seconds* give or take a fifth so that replicas do not poll in step."""

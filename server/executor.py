@@ -175,9 +175,8 @@ class Executor:
         self._stopping = self._claimer.stopped = True
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.grace.total_seconds()):
-                await (
-                    asyncio.sleep(0)
-                )  # else what is being claimed just now would be nobody's, and wait for the rescuer
+                # Else what is being claimed just now would be nobody's, and wait for the rescuer.
+                await self._claimer.settle()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.drain.total_seconds()):
                 await self._until_idle(hurry)
