@@ -43,8 +43,8 @@ class Settings(BaseSettings):
     public_tenant: str = "demo"
 
     database_url: SecretStr = SecretStr("")  # empty: the embedded PostgreSQL
-    direct_database_url: SecretStr = SecretStr("")  # round a connection pooler in database_url; empty: there is none
-    migrate_database_url: SecretStr = SecretStr("")  # a user that may create roles; empty: one of the two above
+    direct_database_url: SecretStr = SecretStr("")  # round a pooler in database_url; empty: there is none
+    migrate_database_url: SecretStr = SecretStr("")  # may create roles; empty: one of the two above
     galley_web_password: SecretStr = SecretStr("")  # `migrate` gives it to the role galley_web
     web_connections: Annotated[int, Field(ge=2, le=500)] = 20
     engine_connections: Annotated[int, Field(ge=2, le=100)] = 6
@@ -59,7 +59,7 @@ class Settings(BaseSettings):
     log_level: Literal["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"] = "INFO"
     log_format: Literal["auto", "json", "text"] = "auto"  # auto: text on a terminal
 
-    history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90  # of ended tasks; 0 keeps them for ever
+    history_retention_days: Annotated[int, Field(ge=0, le=36_500)] = 90  # 0 keeps ended tasks for ever
 
     executor_slots: Annotated[int, Field(ge=1, le=10_000)] = 200
     worker_processes: Annotated[int, Field(ge=1, le=100)] = 2

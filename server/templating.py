@@ -25,7 +25,18 @@ FOREVER = "public, max-age=31536000, immutable"
 
 # How a state looks. Words carry the meaning, colour and shape only repeat it.
 _LOOKS = {
-    "good": {"succeeded", "approved", "published", "ready", "indexed", "settled", "passed", "done", "requeued", "serving"},
+    "good": {
+        "succeeded",
+        "approved",
+        "published",
+        "ready",
+        "indexed",
+        "settled",
+        "passed",
+        "done",
+        "requeued",
+        "serving",
+    },
     "bad": {"failed", "timed_out", "rejected", "unknown", "lost"},
     "off": {"cancelled", "closed", "expired", "archived", "unpublished", "stopped", "discarded", "drained"},
 }

@@ -20,7 +20,7 @@ from aiohttp import ClientError, ClientSession, web
 from routes import keys
 from routes.api import health, tasks
 from routes.api.kernel import Call, operation
-from server import connections, middleware
+from server import connections, middleware, templating
 from server.database import Database
 from server.metrics import METRICS, Metrics
 from services import errors
@@ -93,6 +93,7 @@ async def served(database: Database) -> AsyncIterator[Served]:
         database, routes, tasks.routes, health.routes, allowed_origins=("https://good.example",)
     )
     built.app.on_startup.append(health.prepare_document)
+    templating.install(built.app)
     built.app[METRICS] = metrics = Metrics(release="0")
     built.app[keys.SCRAPE] = metrics.render
 
