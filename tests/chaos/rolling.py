@@ -29,6 +29,7 @@ STOP_SECONDS = 8.0  # drain, grace and what closing takes on a busy machine
 LIVENESS_SECONDS = 90.0
 UNAVAILABLE = 503
 SETTINGS = {"DRAIN_SECONDS": str(DRAIN_SECONDS), "EXECUTOR_SLOTS": "120"}
+STARTING = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name IN ('galley migrate', 'galley check'))"
 SIGN_IN = """
 WITH u AS (
   INSERT INTO users (tenant_id, email, name, password_hash, role)
@@ -208,9 +209,12 @@ async def _hurry(place: Place, load: Load, report: Report) -> None:
 
 async def _break_off(place: Place, report: Report, dice: random.Random) -> None:
     """SIGTERM at a random moment of a start."""
-    starting = await place.spawn("broken off", "serve", ["serve"], env=SETTINGS)
-    await starting.says("begins")
-    await asyncio.sleep(dice.uniform(0, 0.8))
+    async with place.admin() as admin:
+        starting = await place.spawn("broken off", "serve", ["serve"], env=SETTINGS)
+        async with asyncio.timeout(LIVENESS_SECONDS):
+            while not await admin.fetchval(STARTING):  # before its first connection it has nothing to lose
+                await asyncio.sleep(0.005)
+    await asyncio.sleep(dice.uniform(0, 0.5))
     await _stop(starting, report, "a start that was broken off")
 
 
