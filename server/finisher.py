@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -119,7 +120,8 @@ class Finisher:
                 written += await self._write_ended(db, ended)
             for outcome in batch:
                 if outcome.retry_event:
-                    written += await self._write_retry(db, outcome)
+                    with contextlib.suppress(asyncpg.LockNotAvailableError):  # busy: sent again
+                        written += await self._write_retry(db, outcome)
         return written
 
     async def _write_one_by_one(self, batch: list[Outcome]) -> int:

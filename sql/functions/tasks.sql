@@ -3,7 +3,8 @@
 -- caller, so a web transaction stays inside its tenant. The table of transitions is services/task_states.py.
 
 -- Let blocked tasks of the given keys run again as far as there is room. Called by every transition out of running, after
--- the rows have moved, and by the reconciler. Too many is harmless: the claim counts exactly and parks them again.
+-- the rows have moved, and by the reconciler. No more than there is room for: each too many is a row written twice and an event. Should it
+-- be too many all the same, the claim counts exactly and parks them again.
 CREATE OR REPLACE FUNCTION app.release_keys(p_tenants uuid[], p_queues text[], p_keys text[]) RETURNS text[]
 LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
 DECLARE
@@ -24,11 +25,18 @@ BEGIN
       WHERE h.tenant_id = f.tenant_id AND h.queue = f.queue AND h.concurrency_key = f.key AND h.state = 'running'
     ) held
     CROSS JOIN LATERAL (
+      SELECT t.concurrency_limit - held.n AS room FROM tasks t
+      WHERE t.tenant_id = f.tenant_id AND t.queue = f.queue AND t.concurrency_key = f.key AND t.state = 'blocked'
+        AND t.concurrency_limit > held.n
+      ORDER BY t.priority, t.run_at, t.id
+      LIMIT 1
+    ) first
+    CROSS JOIN LATERAL (
       SELECT t.id FROM tasks t
       WHERE t.tenant_id = f.tenant_id AND t.queue = f.queue AND t.concurrency_key = f.key AND t.state = 'blocked'
         AND t.concurrency_limit > held.n
       ORDER BY t.priority, t.run_at, t.id
-      LIMIT 20
+      LIMIT least(first.room, 500)
       FOR NO KEY UPDATE SKIP LOCKED
     ) b
   ), unblocked AS (
@@ -162,9 +170,10 @@ BEGIN
 END $$;
 
 -- Give one run's task back to its queue: after an error, a time-out (p_counts), or without using the attempt up (a snooze).
--- p_counts false also counts a snooze. False when the run no longer owns the task.
+-- p_counts false also counts a snooze. False when the run no longer owns the task. Raises lock_not_available soon when somebody else
+-- writes to it: others wait behind this one.
 CREATE OR REPLACE FUNCTION app.retry(p_id uuid, p_fence int, p_event text, p_error jsonb, p_delay_seconds double precision, p_counts boolean)
-RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+RETURNS boolean LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp SET lock_timeout = '100ms' AS $$
 DECLARE
   moment timestamptz := app.now();
   held tasks;

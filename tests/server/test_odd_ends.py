@@ -257,3 +257,30 @@ async def test_what_ended_tasks_leave_is_cleared_away_however_much_it_is(
         await supervisor.stop()
     assert await admin.fetchval("SELECT task_id FROM task_output") == task.id
     await cancel(database, task)
+
+
+async def test_a_task_that_somebody_writes_to_does_not_hold_up_the_retries_of_others(
+    database: Database, tenant: UUID
+) -> None:
+    tasks = await claim_all(database, [await enqueue(database, tenant, "noop") for _ in range(3)])
+    written: list[UUID] = []
+    finisher = Finisher(database, on_written=lambda outcome, accepted: written.append(outcome.run.id))
+    supervisor = Supervisor()
+    supervisor.start("finisher", finisher.keep, interval=1)
+    try:
+        async with asyncio.timeout(10):
+            async with database.tenant(tenant, "user:ada") as db:
+                await db.fetchrow(SQL["tasks.lock"], tenant, tasks[0].id)
+                for task in tasks:
+                    error = {"class": "odd", "message": "odd"}
+                    finisher.put(
+                        Outcome(run=run_of(task), retry_event="retry_scheduled", error=error, delay=60.0)
+                    )
+                while len(written) < 2:
+                    await asyncio.sleep(0.01)
+            await finisher.flushed()
+    finally:
+        await supervisor.stop()
+
+    assert written == [tasks[1].id, tasks[2].id, tasks[0].id]
+    assert {(await get(database, tenant, task.id)).state for task in tasks} == {"scheduled"}

@@ -347,3 +347,19 @@ async def test_of_more_tenants_than_are_looked_at_none_is_left_out(admin: Admin,
     far = tenants[(tenants.index(last) + 150) % 205]
     await end(admin, [row for row in rows if row["tenant_id"] == far])
     assert [row["tenant_id"] for row in await claim(admin, executor_id, 200)] == [far]
+
+
+@pytest.mark.parametrize("limit", [1, 40])
+async def test_as_many_of_a_key_are_woken_as_there_is_room_for(
+    admin: Admin, tenant: UUID, limit: int
+) -> None:
+    executor_id = await register(admin)
+    await fill(admin, tenant, 100, key="shared", room=limit)
+
+    ended = 0
+    while ended < 100:
+        claimed = await claim(admin, executor_id, 100)
+        assert len(claimed) == min(limit, 100 - ended)
+        await end(admin, claimed)
+        ended += len(claimed)
+    assert await admin.fetchval("SELECT count(*) FROM task_events WHERE event = 'blocked'") == 100 - limit
