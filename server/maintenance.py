@@ -11,7 +11,7 @@ import asyncpg
 
 from server.database import Database
 from server.supervisor import Beat
-from sql import SQL
+from sql import SQL, Connection
 
 log = logging.getLogger(__name__)
 
@@ -73,9 +73,7 @@ class Maintenance:
         """Clear leftovers and make the partitions of the coming months, until cancelled."""
         while True:
             async with self._database.statement() as db:
-                swept = BATCH
-                while swept >= BATCH:  # rows, of a batch of tasks
-                    swept = await db.fetchval(SQL["executors.sweep_leftovers"], BATCH, timeout=HOUSE_SECONDS)
+                while await self._sweep_leftovers(db):
                     beat()
                 await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS)
                 try:
@@ -86,6 +84,11 @@ class Maintenance:
                     log.info("partitions wait for a reader")
             beat()
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def _sweep_leftovers(self, db: Connection) -> bool:
+        """Clear away what a batch of ended tasks left; returns whether there may be more."""
+        rows = await db.fetchval(SQL["executors.sweep_leftovers"], BATCH, timeout=HOUSE_SECONDS)
+        return bool(rows >= BATCH)
 
     async def keep_history(self, beat: Beat) -> None:
         """Drop months of history whose retention is over, until cancelled."""

@@ -37,9 +37,11 @@ BEGIN
 END $$;
 
 CREATE OR REPLACE FUNCTION app.deregister_executor(p_id uuid) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  DELETE FROM executors e WHERE e.id = p_id
-$$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  DELETE FROM executors e WHERE e.id = p_id;
+END $$;
 
 -- True once per call when the database takes writes: what readiness asks.
 CREATE OR REPLACE FUNCTION app.prove_write(p_id uuid) RETURNS boolean

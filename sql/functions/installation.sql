@@ -9,6 +9,15 @@ BEGIN
   END IF;
 END $$;
 
+-- For what clears away in all tenants at once and is told how much to keep: that is the engine's, in whose transactions there is no tenant.
+CREATE OR REPLACE FUNCTION app.require_no_tenant() RETURNS void
+LANGUAGE plpgsql STABLE SET search_path = public, app, pg_temp AS $$
+BEGIN
+  IF app.current_tenant() IS NOT NULL THEN
+    RAISE EXCEPTION 'this is not for the transaction of a tenant' USING ERRCODE = 'insufficient_privilege';
+  END IF;
+END $$;
+
 -- The tenant as which the command line acts when none is named: the oldest that operates the installation.
 CREATE OR REPLACE FUNCTION app.find_operating_tenant() RETURNS TABLE (id uuid, name text, settings jsonb)
 LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$

@@ -116,10 +116,12 @@ END $$;
 
 -- Dead letters that were handled go with the tasks that they tell of.
 CREATE OR REPLACE FUNCTION app.forget_dead_letters(p_month timestamptz) RETURNS void
-LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
   DELETE FROM dead_letters d
-  WHERE d.task_id >= app.uuid7_floor(p_month) AND d.task_id < app.uuid7_floor(app.month_after(p_month)) AND d.handled_at IS NOT NULL
-$$;
+  WHERE d.task_id >= app.uuid7_floor(p_month) AND d.task_id < app.uuid7_floor(app.month_after(p_month)) AND d.handled_at IS NOT NULL;
+END $$;
 
 -- The partitions that are old enough to ask about, oldest first.
 CREATE OR REPLACE FUNCTION app.old_months(p_days int) RETURNS TABLE (parent text, month timestamptz)
@@ -136,6 +138,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp SET loc
 DECLARE
   chosen text;
 BEGIN
+  PERFORM app.require_no_tenant();
   IF p_days < 1 OR NOT pg_try_advisory_xact_lock(hashtext('galley.partitions')) THEN
     RETURN false;
   END IF;

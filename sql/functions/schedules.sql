@@ -22,6 +22,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 DECLARE
   swept int;
 BEGIN
+  PERFORM app.require_no_tenant();
   IF NOT pg_try_advisory_xact_lock(hashtext('galley.schedule_ticks')) THEN
     RETURN 0;
   END IF;

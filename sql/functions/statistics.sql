@@ -6,6 +6,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp SET ena
 DECLARE
   written int;
 BEGIN
+  PERFORM app.require_no_tenant();
   IF NOT pg_try_advisory_xact_lock(hashtext('galley.statistics')) THEN
     RETURN 0;
   END IF;

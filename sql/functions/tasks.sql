@@ -245,6 +245,7 @@ DECLARE
   ids uuid[];
   fences int[];
 BEGIN
+  PERFORM app.require_no_tenant();
   SELECT array_agg(t.id), array_agg(t.fence) INTO ids, fences
   FROM tasks t
   WHERE t.state = 'running' AND t.executor_id = p_executor AND t.started_at < app.now() - make_interval(secs => p_seconds)
@@ -267,6 +268,7 @@ DECLARE
   freed_queues text[];
   freed_keys text[];
 BEGIN
+  PERFORM app.require_no_tenant();
   SELECT array_agg(r.id),
          array_agg(r.id) FILTER (WHERE r.attempt >= r.max_attempts),
          array_agg(r.id) FILTER (WHERE r.attempt < r.max_attempts AND r.crashes >= 2),
