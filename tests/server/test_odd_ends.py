@@ -62,6 +62,13 @@ async def fails_beside_itself(task: TaskContext, payload: Any) -> None:
     raise BaseExceptionGroup("several", [KeyError("one"), asyncio.CancelledError()])
 
 
+@pytest.fixture
+def quiet(caplog: pytest.LogCaptureFixture) -> None:
+    """Keep what is logged out of the report: half a character in it cannot be passed between pytest's processes."""
+    caplog.set_level(logging.CRITICAL)
+
+
+@pytest.mark.usefixtures("quiet")
 @pytest.mark.parametrize(
     ("run", "error_class", "message"),
     [
@@ -78,9 +85,7 @@ async def test_whatever_code_raises_fails_its_task_and_frees_its_slot(
     run: Callable[[TaskContext, Any], Awaitable[None]],
     error_class: str,
     message: str,
-    caplog: pytest.LogCaptureFixture,
 ) -> None:
-    caplog.set_level(
         logging.CRITICAL
     )  # a report with half a character in it cannot be passed between pytest's processes
     with task_type("odd", run, max_attempts=1):
