@@ -86,8 +86,6 @@ async def test_whatever_code_raises_fails_its_task_and_frees_its_slot(
     error_class: str,
     message: str,
 ) -> None:
-        logging.CRITICAL
-    )  # a report with half a character in it cannot be passed between pytest's processes
     with task_type("odd", run, max_attempts=1):
         async with running_executor(database) as executor:
             odd = await ended(database, await enqueue(database, tenant, "odd"))
