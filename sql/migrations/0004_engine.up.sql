@@ -1,6 +1,7 @@
 -- works-with: 3
 -- Why: limits that hold over all replicas (rate, per tenant, fair turns), what executors report of themselves, the failed tasks
 -- that nobody has handled yet, and numbers per minute, so that no page counts history.
+-- Holds task_history exclusively while its primary key is built anew, a second or two for each million rows: tasks that end wait for it.
 
 SET ROLE galley_owner;
 
