@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from server import commands, settings
-from server.command_line import dead_letters, executors, queues, schedules, tasks
+from server.command_line import dead_letters, executors, queues, schedules, tasks, tenants
 from server.command_line.session import read_settings, run
 from services.access import ROLES
 
@@ -37,7 +37,7 @@ def migrate(check: bool, to: int | None) -> None:
     run(commands.migrate(read_settings(), check=check, to=to))
 
 
-for noun in (tasks, queues, executors, schedules, dead_letters):
+for noun in (tasks, queues, executors, schedules, dead_letters, tenants):
     main.add_command(noun.group)
 
 

@@ -24,4 +24,24 @@ LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $
   SELECT t.id, t.name, t.settings FROM tenants t WHERE t.operates ORDER BY t.created_at, t.id LIMIT 1
 $$;
 
+-- Every tenant, oldest first. For the command line.
+CREATE OR REPLACE FUNCTION app.list_tenants() RETURNS TABLE (id uuid, name text, operates boolean, created_at timestamptz)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+#variable_conflict use_column
+BEGIN
+  PERFORM app.require_no_tenant();
+  RETURN QUERY SELECT t.id, t.name, t.operates, t.created_at FROM tenants t ORDER BY t.created_at, t.id;
+END $$;
+
+-- Let a tenant's operators act on queues and executors, or no longer. False when there is no such tenant. For the command line.
+CREATE OR REPLACE FUNCTION app.set_operates(p_name text, p_operates boolean) RETURNS boolean
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  UPDATE tenants t SET operates = p_operates WHERE t.name = p_name;
+  RETURN FOUND;
+END $$;
+
 ALTER FUNCTION app.find_operating_tenant() OWNER TO galley_engine;
+ALTER FUNCTION app.list_tenants() OWNER TO galley_engine;
+ALTER FUNCTION app.set_operates(text, boolean) OWNER TO galley_engine;

@@ -228,6 +228,21 @@ async def test_executors_are_listed_and_drained_by_the_begin_of_their_id(
         assert (await galley("executor", "undrain", str(executor_id))).out == f"{executor_id} is serving\n"
 
 
+async def test_a_tenant_is_let_operate_the_installation_and_no_longer(galley: Galley, admin: Any) -> None:
+    await make_tenant(admin, "globex")
+    pause = ("queue", "pause", "default", "--tenant", "globex")
+    await galley(*pause, expect=1)
+
+    await galley("tenant", "operate", "globex")
+    listed = (await galley("tenant", "list", "--json")).json
+    await galley(*pause)
+    await galley("tenant", "operate", "globex", "--no")
+
+    assert [(one["name"], one["operates"]) for one in listed] == [("acme", True), ("globex", True)]
+    assert "only operators" in (await galley(*pause, expect=1)).err
+    assert "there is no tenant nobody" in (await galley("tenant", "operate", "nobody", expect=1)).err
+
+
 async def test_dead_letters_are_listed_requeued_and_discarded(
     galley: Galley, database: Database, operating: UUID
 ) -> None:
