@@ -98,11 +98,31 @@ PROBLEMS: dict[str, Problem] = {
     "not-found": Problem(
         "Not found", "There is nothing at this address, or nothing that you may see: both answer the same.", "Check the id and the tenant of your key."
     ),
+    "not-operating": Problem(
+        "Not for this tenant",
+        "Queues and executors belong to the installation, and your tenant does not operate it.",
+        "Ask an operator of a tenant that does, or have it given to yours: main.py tenant operate NAME.",
+    ),
     "not-published": Problem("Not published", "What is not on the site cannot be taken off it.", "Nothing needs to be done."),
     "own-work": Problem("Own work", "This tenant wants four eyes: nobody decides about what they wrote themselves.", "Ask somebody else to decide."),
     "precondition-failed": Problem("It has changed since", "If-Match or the content hash names something older than what is there now.", _READ_AGAIN),
     "precondition-required": Problem(
         "Say which version you mean", "This change needs the header If-Match.", "Send the ETag of what you saw."
+    ),
+    "queue-busy": Problem(
+        "The queue is being used",
+        "Tasks were being put into the queue or claimed from it at that very moment.",
+        "Repeat the call after the seconds in Retry-After.",
+    ),
+    "queue-exists": Problem(
+        "There is such a queue",
+        "A queue of this name is there already.",
+        "Change its limits instead, or choose another name.",
+    ),
+    "queue-in-use": Problem(
+        "The queue is in use",
+        "It has live tasks, or a type of task goes there unless told otherwise.",
+        "Cancel its tasks or wait until they have ended. A queue that types go to by themselves stays.",
     ),
     "quota-exceeded": Problem("Too many requests", "More calls than are allowed in this time.", "Wait for the seconds in Retry-After."),
     "refused": Problem("Refused", "The server does not answer requests of this kind.", "Correct the client."),

@@ -137,8 +137,8 @@ BEGIN
   ), counted AS (
     INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
     SELECT g.tenant_id, date_trunc('minute', moment), g.queue, g.type, i.state, count(*),
-           sum(extract(epoch FROM g.started_at - g.run_at) * 1000), max(extract(epoch FROM g.started_at - g.run_at) * 1000),
-           sum(extract(epoch FROM moment - g.started_at) * 1000), max(extract(epoch FROM moment - g.started_at) * 1000)
+           coalesce(sum(extract(epoch FROM g.started_at - g.run_at) * 1000), 0), coalesce(max(extract(epoch FROM g.started_at - g.run_at) * 1000), 0),
+           coalesce(sum(extract(epoch FROM moment - g.started_at) * 1000), 0), coalesce(max(extract(epoch FROM moment - g.started_at) * 1000), 0)
     FROM gone g JOIN given i ON i.id = g.id AND i.fence = g.fence
     GROUP BY g.tenant_id, g.queue, g.type, i.state
   )
