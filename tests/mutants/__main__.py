@@ -3,6 +3,7 @@
     python -m tests.mutants                  all
     python -m tests.mutants runs_ reviews_   those whose names begin so
     python -m tests.mutants --trust-green    without trying the tests unpatched first: for CI, which runs the whole suite anyway
+    python -m tests.mutants --part 2/3       every third, beginning with the second
 
 A patch names its tests in its first lines, `# test: tests/…::test_…`, with spaces or lines between them. First all named tests must be green without any
 patch; a patch that no longer applies, or that its tests do not notice, is a failure.
@@ -193,8 +194,10 @@ def main() -> int:
     )
     parser.add_argument("prefixes", nargs="*", metavar="prefix", help="names of mutants, or how they begin")
     parser.add_argument("--trust-green", action="store_true", help="do not try the tests unpatched first")
+    parser.add_argument("--part", default="1/1", metavar="K/N", help="every Nth, beginning with the Kth")
     chosen = parser.parse_args()
-    mutants = read(chosen.prefixes)
+    first, step = map(int, chosen.part.split("/"))
+    mutants = read(chosen.prefixes)[first - 1 :: step]
     home = Path(tempfile.mkdtemp(prefix="galley-mutants-"))
     running = embedded.start_postgres(home, durable=False)
     try:
