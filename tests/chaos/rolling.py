@@ -26,9 +26,11 @@ from tests.chaos.processes import Child, Pace, Place
 PACE = Pace(lease=20.0, heartbeat=0.6, rescue=0.5, poll=0.5, grace=1.0)
 DRAIN_SECONDS = 2.0
 STOP_SECONDS = 8.0  # drain, grace and what closing takes on a busy machine
+LASTING = STOP_SECONDS + 2  # what a run takes that a stop must not wait for
 LIVENESS_SECONDS = 90.0
 UNAVAILABLE = 503
 SETTINGS = {"DRAIN_SECONDS": str(DRAIN_SECONDS), "EXECUTOR_SLOTS": "120"}
+RUNS_OF = "SELECT count(*) FROM tasks t JOIN executors e ON e.id = t.executor_id WHERE e.pid = $1"
 STARTING = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name IN ('galley migrate', 'galley check'))"
 SIGN_IN = """
 WITH u AS (
@@ -61,11 +63,11 @@ class Load:
         self.streamed: list[int] = []  # how many streams each watcher has opened
         self.over = asyncio.Event()
 
-    async def create(self, number: int) -> list[str]:
-        """Create tasks of 0.1 to 5 s over any server; an unknown answer is asked for again under its key."""
+    async def create(self, number: int, *, shortest: float = 0.1, longest: float = 5.0) -> list[str]:
+        """Create tasks of so many seconds over any server; an unknown answer is asked for again under its key."""
         body = {
             "tasks": [
-                {"type": "noop", "payload": {"seconds": round(self.dice.uniform(0.1, 5), 2)}}
+                {"type": "noop", "payload": {"seconds": round(self.dice.uniform(shortest, longest), 2)}}
                 for _ in range(number)
             ]
         }
@@ -140,7 +142,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
         load = Load(place, key, await sign_in(admin, timedelta(days=1)), dice)
         load.servers = list(await asyncio.gather(*(place.start(n, "serve", env=SETTINGS) for n in "ab")))
         await _roll(place, load, report, admin, turns=20 if long else 2, watchers=100 if long else 10)
-        await _hurry(place, load, report)
+        await _hurry(place, load, report, admin)
         for _ in range(20 if long else 3):
             await _break_off(place, report, dice)
         await check(load, report, admin)
@@ -192,15 +194,17 @@ async def _stop(server: Child, report: Report, where: str) -> float:
     return time.monotonic() - began
 
 
-async def _hurry(place: Place, load: Load, report: Report) -> None:
+async def _hurry(
+    place: Place, load: Load, report: Report, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
     """SIGTERM twice: runs that would outlast the drain are given back at once."""
     patient = {**SETTINGS, "DRAIN_SECONDS": "60"}
     server = await place.start("hurried", "serve", env=patient)
-    load.servers.append(server)
-    others = load.servers[:-1]
+    others = load.servers
     load.servers = [server]
-    await load.create(100)
-    await asyncio.sleep(0.5)
+    async with asyncio.timeout(LIVENESS_SECONDS):
+        while await admin.fetchval(RUNS_OF, server.pid) < 10:  # the others are quick to take what it is given
+            await load.create(50, shortest=LASTING, longest=LASTING)
     server.send(signal.SIGTERM)
     await server.says("stopping")
     load.servers = others
