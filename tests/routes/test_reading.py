@@ -45,16 +45,21 @@ def test_anything_else_is_refused_and_what_is_read_can_be_stored(raw: bytes) -> 
         assert orjson.loads(stored) == reading.parse_json(raw)
 
 
-@given(st.integers(0, 100), st.sampled_from(["[", '{"a":']))
-def test_depth_is_counted_exactly(depth: int, bracket: str) -> None:
-    close = "]" if bracket == "[" else "}"
-    raw = (bracket * depth + '"[[[["' + close * depth).encode()
-
-    if depth <= reading.MAX_DEPTH:
-        reading.parse_json(raw)
+@given(st.integers(-2, 2), st.lists(st.booleans(), min_size=40, max_size=40))
+def test_depth_is_counted_exactly(more: int, lists: list[bool]) -> None:
+    """Whatever the brackets are, and however many stand side by side."""
+    depth = reading.MAX_DEPTH + more
+    text = '"[[[["'
+    for level, is_list in zip(range(depth, 0, -1), lists, strict=False):
+        beside = [] if level == depth else ["{}", "[]"]
+        inside = [text, *beside]
+        named = [f'"{place}":{value}' for place, value in enumerate(inside)]
+        text = "[" + ",".join(inside) + "]" if is_list else "{" + ",".join(named) + "}"
+    if more <= 0:
+        reading.parse_json(text.encode())
     else:
-        with pytest.raises(Malformed):
-            reading.parse_json(raw)
+        with pytest.raises(Malformed, match="nested deeper"):
+            reading.parse_json(text.encode())
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("latin-1")))
