@@ -25,6 +25,7 @@ from services.errors import Fault, Invalid
 FIELDS = ("minute", "hour", "day-of-month", "month", "day-of-week")
 LONGEST_CRON = 200
 LONGEST_INTERVAL = 31_536_000  # a year
+LAST_YEAR = 9900  # the search for a tick goes up to 50 years ahead, and there is no year 10000
 # What a stored expression or zone raises that this installation cannot read any more, say after a change of libraries.
 UNREADABLE = (CronSimError, LookupError, ValueError, AssertionError)
 _SOME_TIME = datetime(2026, 1, 1, tzinfo=UTC)  # to read an expression by; any moment would do
@@ -57,7 +58,9 @@ class Timing:
         return ZoneInfo(self.time_zone)
 
     def after(self, moment: datetime) -> Iterator[datetime]:
-        """Yield the ticks later than *moment*, ascending, in UTC. It ends where there are none for 50 years."""
+        """Yield the ticks later than *moment*, ascending, in UTC. It ends where there are none for 50 years, and has none after LAST_YEAR."""
+        if moment.year > LAST_YEAR:
+            return
         if self.interval_seconds is not None:
             step = timedelta(seconds=self.interval_seconds)
             tick = self.anchor_at + step * max((moment - self.anchor_at) // step + 1, 1)

@@ -350,6 +350,6 @@ def _read_moment(text: str) -> datetime | None:
 
 def _read_instant(text: str) -> datetime:
     try:
-        return datetime.fromisoformat(text)
-    except ValueError:
+        return datetime.fromisoformat(text).astimezone(UTC)
+    except (ValueError, OverflowError):
         return datetime.max.replace(tzinfo=UTC)

@@ -215,6 +215,8 @@ REFUSED_BODIES = [
     ("15 a number", b'{"at":0}', 422, "validation", ["/at"]),
     ("15 a number as text", b'{"at":"1700000000"}', 422, "validation", ["/at"]),
     ("15 day", b'{"at":"2026-02-30T00:00:00Z"}', 422, "validation", ["/at"]),
+    ("15 before year 1 of UTC", b'{"at":"0001-01-01T00:00:00+14:00"}', 422, "validation", ["/at"]),
+    ("15 after year 9999 of UTC", b'{"at":"9999-12-31T23:59:59-00:01"}', 422, "validation", ["/at"]),
     ("16 BOM", b"\xef\xbb\xbf{}", 400, "malformed-json", []),
     ("16 UTF-16", '{"name":"a"}'.encode("utf-16"), 400, "malformed-json", []),
     ("21 array", b"[]", 422, "validation", [""]),
@@ -250,6 +252,7 @@ ACCEPTED_BODIES = [
     ("digits inside text are no number", json.dumps({"name": "9" * 5000}).encode()),
     ("the largest number", b'{"extra":{"n":9223372036854775807}}'),
     ("a time with an offset", b'{"at":"2026-01-01t10:00:00.123456+05:30"}'),
+    ("the last time of all", b'{"at":"9999-12-31T23:59:59Z"}'),
     ("white space around it", b' \n{"name":"a"}\r\n\t'),
 ]
 

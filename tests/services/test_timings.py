@@ -110,6 +110,22 @@ def test_intervals_in_words(seconds: int, words: str) -> None:
     assert timings.check(None, "UTC", seconds, anchor_at=START).explain() == words
 
 
+@pytest.mark.parametrize(
+    "timing",
+    [
+        cron("0 3 * * *"),
+        cron("0 0 29 2 *", "Pacific/Auckland"),
+        timings.check(None, "UTC", timings.LONGEST_INTERVAL, anchor_at=START),
+    ],
+)
+def test_ticks_end_before_time_does(timing: Timing) -> None:
+    last = datetime.max.replace(tzinfo=UTC)
+
+    assert timing.next(last) is None
+    assert timing.first(last.replace(year=timings.LAST_YEAR + 1), 5) == []
+    assert len(timing.first(last.replace(year=timings.LAST_YEAR), 5)) == 5
+
+
 @given(
     timing=st.one_of(
         st.sampled_from(["* * * * *", "*/7 * * * *", "0,30 2 * * *", "15 1-3 * * *", "0 2,3 * * 0", "59 23 L * *", "0 12 * * 1#1"]).map(cron),

@@ -215,6 +215,18 @@ async def test_pause_and_resume_again_and_again(api: ClientSession) -> None:
     assert await call(api, "POST", f"{path}/resume", expect=200) == resumed
 
 
+async def test_a_pause_may_last_as_long_as_time_does(api: ClientSession) -> None:
+    path = f"{PATH}/{(await create(api))['id']}"
+    paused = await call(api, "POST", f"{path}/pause", json={"resume_at": "9999-12-31T23:59:59Z"}, expect=200)
+
+    assert (paused["paused"], paused["resume_at"], paused["next_tick_at"]) == (
+        True,
+        "9999-12-31T23:59:59Z",
+        None,
+    )
+    await call(api, "GET", path, expect=200)
+
+
 async def test_run_now_makes_its_task_once_per_key(api: ClientSession, served: Served) -> None:
     made = await create(api, payload={"seconds": 2}, queue="content")
     head = {"Idempotency-Key": "once"}

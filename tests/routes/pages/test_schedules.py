@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from urllib.parse import urlencode
 from uuid import UUID
 
+import pytest
 from aiohttp import ClientSession
 
 from server.database import Database
@@ -148,6 +150,16 @@ async def test_a_schedule_is_paused_resumed_run_and_deleted(
     assert "None: it was deleted." in desk.words(page)
     assert page.css("main form") == []
     assert "No schedules yet" in desk.words(await desk.read(client, "/desk/schedules"))
+
+
+@pytest.mark.parametrize(
+    "before",
+    ["0001-01-01T00:00:00+14:00~", "9999-12-31T23:59:59-14:00~manual", "2026-01-01~", "soon~manual", "~"],
+)
+async def test_a_place_in_the_ticks_that_nobody_gave_out_harms_nothing(
+    client: ClientSession, before: str
+) -> None:
+    await desk.read(client, f"{await make(client)}?{urlencode({'before': before})}")
 
 
 async def test_a_viewer_may_look_only(
