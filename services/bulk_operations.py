@@ -240,10 +240,11 @@ async def start(
         raise Invalid(
             "nothing matches, so there is nothing to do", faults=(Fault("/confirmation", "met nothing"),)
         )
-    if plan.action == "discard" and not reason:
+    if plan.action == "discard" and not (reason and reason.strip()):
         raise Invalid("a discard needs its reason", faults=(Fault("/reason", "is needed to discard"),))
     if changes and plan.action != "requeue":
-        raise Invalid("only a requeue takes changes", faults=(Fault("/changes", "are for a requeue only"),))
+        faults = tuple(Fault(f"/{name}", "is for a requeue only") for name in changes)
+        raise Invalid("only a requeue takes changes", faults=faults)
     if (queue := (changes or {}).get("queue")) is not None and queue not in await tasks.list_queues(db):
         raise Invalid(
             f"there is no queue {queue}", slug="unknown-queue", faults=(Fault("/queue", "is not known"),)

@@ -29,6 +29,7 @@ CAP = 100_000  # counts are exact up to this; a page never reads more than so ma
 GLANCE = 10_000  # where a number stands among others: counting to here takes 2 ms
 MINUTES = 60
 MOST = 1_000_000
+LEAST_RATE = 0.000001  # one task in eleven days; with much less the claim's arithmetic ends
 NAME = re.compile(r"^[a-z][a-z0-9_-]{0,62}$")
 
 
@@ -196,7 +197,7 @@ async def create(db: Connection, name: str, limits: Mapping[str, Any], *, actor:
 async def change(db: Connection, name: str, changes: Mapping[str, Any], *, actor: str) -> Queue:
     """Set those of max_running, max_running_per_tenant, rate_per_second, burst and fair that are given; None takes a limit away.
 
-    A rate without a burst lets one second's worth through at once. Raises: Forbidden, NotFound, Invalid.
+    A rate without a burst lets one second's worth through at once; so does a burst that is taken away. Raises: Forbidden, NotFound, Invalid.
     """
     complete = _complete(await get(db, name), changes)
     with guarded():
@@ -297,9 +298,9 @@ def _complete(queue: Queue, changes: Mapping[str, Any]) -> dict[str, Any]:
         if wanted.get("burst") is not None:
             raise _invalid("/burst", "needs a rate_per_second")
         return wanted | {"burst": None}
-    if not 0 < rate <= MOST:
-        raise _invalid("/rate_per_second", f"must be above 0 and at most {MOST:,}")
-    kept = queue.burst if "rate_per_second" not in wanted else None
+    if not LEAST_RATE <= rate <= MOST:
+        raise _invalid("/rate_per_second", f"must be from {LEAST_RATE:f} to {MOST:,}")
+    kept = None if wanted.keys() & {"rate_per_second", "burst"} else queue.burst
     return wanted | {"burst": wanted.get("burst") or kept or max(1, math.ceil(rate))}
 
 

@@ -10,11 +10,11 @@ from aiohttp import web
 from pydantic import Field
 
 from routes import keys
+from routes.api.dead_letters import Words
 from routes.api.kernel import Answer, Body, Call, Instant, JSONObject, Page, PageQuery, Text, View, operation
 from routes.api.tasks import Attempts, Name, Priority, Seconds, State, TaskSummary
 from services import bulk_operations
 from services.bulk_operations import CHOSEN_MOST, BulkOperation
-from services.dead_letters import LONGEST_TEXT
 from services.task_context import Connection
 
 routes = web.RouteTableDef()
@@ -68,9 +68,7 @@ class Start(Body):
     """The confirmation of a preview: exactly what was shown, for whoever asked."""
 
     confirmation: Text = Field(min_length=1, max_length=100_000)
-    reason: Text | None = Field(
-        default=None, min_length=1, max_length=LONGEST_TEXT, description="Needed to discard."
-    )
+    reason: Words | None = Field(default=None, description="Needed to discard.")
     at_once: bool = Field(default=False, description="Requeue dead letters without their back-off.")
     reuse_steps: bool = Field(default=True, description="Requeued tasks keep what finished steps returned.")
     queue: Name | None = None

@@ -17,7 +17,7 @@ routes = web.RouteTableDef()
 
 Name = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_-]{0,62}$")]
 Most = Annotated[Int, Field(ge=1, le=queues.MOST)]
-Rate = Annotated[float, Field(gt=0, le=queues.MOST, allow_inf_nan=False)]
+Rate = Annotated[float, Field(ge=queues.LEAST_RATE, le=queues.MOST, allow_inf_nan=False)]
 OPERATES = "For operators of a tenant that operates the installation."
 
 

@@ -10,6 +10,6 @@ CREATE OR REPLACE FUNCTION app.dead_letter_fits(d dead_letters, p_message text, 
      AND (p_filter ->> 'failed_before' IS NULL OR d.failed_at < (p_filter ->> 'failed_before')::timestamptz)
      AND (p_filter ->> 'q' IS NULL
           OR strpos(lower(concat_ws(' ', d.type, d.error_class, d.note, d.handled_reason, p_message)), lower(p_filter ->> 'q')) > 0
-          OR (length(p_filter ->> 'q') >= 4
+          OR (length(replace(p_filter ->> 'q', '-', '')) >= 4
               AND strpos(replace(d.task_id::text, '-', ''), replace(lower(p_filter ->> 'q'), '-', '')) > 0))
 $$;

@@ -218,6 +218,8 @@ async def test_an_old_preview_an_empty_one_and_a_discard_without_reason_begin_no
         await start(database, tenant, nothing)
     with pytest.raises(Invalid, match="needs its reason"):
         await start(database, tenant, shown, reason=None)
+    with pytest.raises(Invalid, match="needs its reason"):
+        await start(database, tenant, shown, reason=" ")
     with pytest.raises(Invalid, match="only a requeue"):
         await start(database, tenant, shown, changes={"priority": 1})
     assert await admin.fetchval("SELECT count(*) FROM bulk_operations") == 0

@@ -211,7 +211,7 @@ async def test_filters_find_exactly_what_they_say(database: Database, tenant: UU
     assert await listed(database, tenant, failed_after=moment - timedelta(microseconds=1)) == [odd.id]
     for text, found in (
         ("300 S", [slow.id]), ("provider was down", [slow.id]), ("100% <b>", [odd.id]), ("keyerr", [odd.id]), ("%", [odd.id]), ("_", []),
-        (str(slow.id), [slow.id]), (str(odd.id)[-8:], [odd.id]), (odd.id.hex[:20], [odd.id]), ("' OR 1=1--", []),
+        (str(slow.id), [slow.id]), (str(odd.id)[-8:], [odd.id]), (odd.id.hex[:20], [odd.id]), ("' OR 1=1--", []), ("----", []), (f"-{odd.id.hex[-1]}--", []),
     ):  # fmt: skip
         assert await listed(database, tenant, q=text) == found, text
 

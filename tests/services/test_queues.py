@@ -228,13 +228,14 @@ async def test_a_new_rate_begins_with_a_full_bucket_and_other_changes_leave_it(
     assert await change(max_running=7) == 4
     assert await change(rate_per_second=5, burst=20) == 4
     assert await change(burst=8) == 8
+    assert await change(burst=None) == 5
 
 
 @pytest.mark.parametrize(
     ("changes", "pointer"),
     [
         ({"max_running": 0}, "/max_running"), ({"max_running_per_tenant": -1}, "/max_running_per_tenant"),
-        ({"rate_per_second": 0}, "/rate_per_second"), ({"rate_per_second": float("inf")}, "/rate_per_second"), ({"burst": 5}, "/burst"),
+        ({"rate_per_second": 0}, "/rate_per_second"), ({"rate_per_second": 1e-320}, "/rate_per_second"), ({"rate_per_second": float("inf")}, "/rate_per_second"), ({"burst": 5}, "/burst"),
         ({"rate_per_second": 1, "burst": 0}, "/burst"), ({"rate_per_second": None, "burst": 2}, "/burst"), ({"fair": None}, "/fair"),
     ],
 )  # fmt: skip

@@ -191,7 +191,8 @@ async def test_what_does_not_fit_is_refused(
         assert [entry["pointer"] for entry in answer["errors"]] == [pointer], asked
     text = await confirmation(api, action="discard", target="dead_letters")
     for body, pointer in (
-        ({"confirmation": text}, "/reason"), ({"confirmation": text, "reason": "x", "priority": 1}, "/changes"), ({}, "/confirmation"),
+        ({"confirmation": text}, "/reason"), ({"confirmation": text, "reason": "x", "priority": 1}, "/priority"), ({}, "/confirmation"),
+        ({"confirmation": text, "reason": "  "}, "/reason"),
         ({"confirmation": text, "reason": "x", "filter": {}}, "/filter"),
     ):  # fmt: skip
         answer = await call(api, "POST", AT, json=body, expect=422)

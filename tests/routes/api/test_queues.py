@@ -75,7 +75,7 @@ async def test_limits_are_set_singly_and_in_force_at_once(api: ClientSession, se
     ("body", "pointer"),
     [
         ({"max_running": 0}, "/max_running"), ({"max_running": "5"}, "/max_running"), ({"rate_per_second": 0}, "/rate_per_second"),
-        ({"rate_per_second": -1.5}, "/rate_per_second"), ({"burst": 3}, "/burst"), ({"fair": None}, "/fair"), ({"fair": "yes"}, "/fair"),
+        ({"rate_per_second": -1.5}, "/rate_per_second"), ({"rate_per_second": 1e-320}, "/rate_per_second"), ({"burst": 3}, "/burst"), ({"fair": None}, "/fair"), ({"fair": "yes"}, "/fair"),
         ({"paused_at": None}, "/paused_at"), ({"max_running_per_tenant": 2**40}, "/max_running_per_tenant"),
     ],
 )  # fmt: skip
