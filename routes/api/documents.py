@@ -26,7 +26,7 @@ from routes.api.kernel import (
     operation,
 )
 from routes.api.tasks import TaskSummary
-from services import documents, tasks
+from services import documents, faults, tasks
 from services.documents import Document
 from services.errors import Fault, Invalid, NotFound
 from services.task_context import Connection
@@ -299,4 +299,4 @@ def _text(upload: FileField) -> str:
 
 
 def _fault(name: str, message: str) -> Invalid:
-    return Invalid("the form breaks a rule", faults=(Fault(reading.pointer((name,)), message),))
+    return Invalid(f"/{name} {message}", faults=(Fault(faults.pointer((name,)), message),))

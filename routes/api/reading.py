@@ -18,8 +18,8 @@ from uuid import UUID
 
 from aiohttp import hdrs, web
 from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 
+from services import faults
 from services.errors import Fault, Invalid, Malformed, NotFound, TooLarge, UnsupportedMedia
 
 MAX_DEPTH = 32  # far below what PostgreSQL stores (10,000), which Python could not read back
@@ -151,36 +151,20 @@ def read_path(text: str, kind: type) -> UUID | int | str:
 
 
 def invalid(exc: ValidationError) -> Invalid:
-    """Return *exc* as our own error: a JSON pointer and a sentence per fault, and nothing of what was sent."""
-    found = exc.errors(include_url=False, include_input=False)
-    faults = tuple(Fault(pointer(entry["loc"]), _message(entry)) for entry in found[:50])
-    return Invalid(
-        "the request breaks " + ("a rule" if len(found) == 1 else f"{len(found)} rules"), faults=faults
-    )
+    """Return *exc* as our own error: a JSON pointer and a sentence per fault."""
+    found = faults.of(exc)
+    if len(found) == 1:
+        return Invalid(_told(found[0]), faults=found)
+    return Invalid(f"the request breaks {exc.error_count()} rules", faults=found)
 
 
-def pointer(location: tuple[int | str, ...]) -> str:
-    """Return *location* as a JSON pointer (RFC 6901)."""
-    return "".join("/" + str(part).replace("~", "~0").replace("/", "~1") for part in location)
-
-
-_WORDS = {
-    "missing": "is required",
-    "extra_forbidden": "is not known here",
-    "json_invalid": "is not JSON",
-    "string_pattern_mismatch": "has a form that is not accepted",
-}
-
-
-def _message(entry: ErrorDetails) -> str:
-    if entry["type"] in _WORDS:
-        return _WORDS[entry["type"]]
-    text = entry["msg"].removeprefix("Value error, ").removeprefix("Input ")
-    return text[:1].lower() + text[1:300]
+def _told(fault: Fault) -> str:
+    return f"{fault.pointer or 'the body'} {fault.message}"
 
 
 def _fault(location: tuple[int | str, ...], message: str) -> Invalid:
-    return Invalid("the request breaks a rule", faults=(Fault(pointer(location), message),))
+    fault = Fault(faults.pointer(location), message)
+    return Invalid(_told(fault), faults=(fault,))
 
 
 def _past_limits(what: str) -> Malformed:
@@ -201,7 +185,12 @@ def _finite(text: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     found = dict(pairs)
     if len(found) != len(pairs):
-        raise Malformed("the body is not JSON: a name is given twice in one object", slug="malformed-json")
+        names = [name for name, _ in pairs]
+        twice = next(name for at, name in enumerate(names) if name in names[:at])
+        raise Malformed(
+            f"the body is not JSON: the name {faults.shown(twice)} is given twice in one object",
+            slug="malformed-json",
+        )
     return found
 
 
@@ -211,16 +200,18 @@ def _check_tree(raw: bytes, noughts: bytes, tree: Any) -> None:
     # Walking the tree in Python is slow, so it is walked only where the bytes leave room for a fault.
     if not (_SUSPECT_ESCAPE.search(raw) or _SUSPECT_NUMBER in noughts):
         return
-    faults: list[Fault] = []
+    found: list[Fault] = []
     for location, value in _walk(tree):
         if isinstance(value, str) and _unstorable(value):
-            faults.append(Fault(pointer(location), "must not hold NUL or half a surrogate pair"))
+            found.append(Fault(faults.pointer(location), "must not hold NUL or half a surrogate pair"))
         elif isinstance(value, int) and not -(2**63) <= value < 2**63:
-            faults.append(Fault(pointer(location), "must fit into 64 bits"))
+            found.append(Fault(faults.pointer(location), "must fit into 64 bits"))
         elif isinstance(value, dict) and any(_unstorable(name) for name in value):
-            faults.append(Fault(pointer(location), "must not have names with NUL or half a surrogate pair"))
-    if faults:
-        raise Invalid("the request holds what cannot be stored", faults=tuple(faults[:50]))
+            found.append(
+                Fault(faults.pointer(location), "must not have names with NUL or half a surrogate pair")
+            )
+    if found:
+        raise Invalid("the request holds what cannot be stored", faults=tuple(found[: faults.MOST]))
 
 
 def _too_deep(raw: bytes) -> bool:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 from uuid import UUID
 
 import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from routes.api import cursors, reading
-from services.errors import GalleyError, Malformed
+from services.errors import GalleyError, Invalid, Malformed
 from services.idempotency import parse_key
 
 storable = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20)
@@ -60,6 +61,51 @@ def test_depth_is_counted_exactly(more: int, lists: list[bool]) -> None:
     else:
         with pytest.raises(Malformed, match="nested deeper"):
             reading.parse_json(text.encode())
+
+
+class _Wanted(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    name: str = Field(max_length=5, pattern=r"^[a-z]+$")
+    priority: int = Field(ge=0, le=9)
+    tags: list[str] = Field(max_length=2)
+    kind: Literal["a", "b"] = "a"
+
+
+@pytest.mark.parametrize(
+    ("changes", "pointer", "message"),
+    [
+        ({"priority": 10}, "/priority", "should be less than or equal to 9, not 10"),
+        ({"priority": 1.5}, "/priority", "should be a valid integer, not 1.5"),
+        ({"priority": True}, "/priority", "should be a valid integer, not true"),
+        ({"priority": None}, "/priority", "should be a valid integer, not null"),
+        ({"priority": {"a": 1}}, "/priority", "should be a valid integer, not an object"),
+        ({"name": ["x"]}, "/name", "should be a valid string, not a list"),
+        ({"name": "A b"}, "/name", 'has a form that is not accepted: "A b" does not match ^[a-z]+$'),
+        ({"name": "abcdef"}, "/name", "should have at most 5 characters, not 6"),
+        ({"tags": ["a", "b", "c"]}, "/tags", "should have at most 2 items, not 3"),
+        ({"tags": ["a", 7]}, "/tags/1", "should be a valid string, not 7"),
+        ({"kind": "c" * 80}, "/kind", "should be 'a' or 'b', not \"" + "c" * 58 + "…"),
+        ({"a/b~c": 1}, "/a~1b~0c", "is not known here"),
+    ],
+)
+def test_a_fault_says_where_it_is_and_what_was_given(
+    changes: dict[str, Any], pointer: str, message: str
+) -> None:
+    sent = {"name": "abc", "priority": 2, "tags": []} | changes
+
+    with pytest.raises(Invalid) as raised:
+        reading.validate_body(TypeAdapter(_Wanted), json.dumps(sent).encode())
+
+    assert [(fault.pointer, fault.message) for fault in raised.value.faults] == [(pointer, message)]
+    assert str(raised.value) == f"{pointer} {message}"
+
+
+def test_several_faults_are_counted_and_a_name_given_twice_is_named() -> None:
+    with pytest.raises(Invalid, match=r"^the request breaks 3 rules$"):
+        reading.validate_body(TypeAdapter(_Wanted), b"{}")
+    with pytest.raises(Malformed, match='the name "b" is given twice in one object'):
+        reading.parse_json(b'{"a": 1, "b": 1, "c": {"b": 3}, "b": 2}')
 
 
 @given(st.text(max_size=60) | st.binary(max_size=60).map(lambda raw: raw.decode("latin-1")))
