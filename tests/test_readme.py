@@ -1,10 +1,13 @@
-"""What the README claims: every feature that Galley has names a test, and every test that it names is there."""
+"""What the README claims: every feature that Galley has names a test, every test that it names is there, and every setting is named."""
 
 from __future__ import annotations
 
 import ast
 import re
+from itertools import zip_longest
 from pathlib import Path
+
+from server.settings import Settings
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -71,3 +74,18 @@ def test_a_claim_without_a_test_and_a_test_that_is_gone_are_found() -> None:
     ]
     gone = shown.replace("shows_it", "showed_it")
     assert len(faults(f"{heading}| told | yes | {others} | {gone} |\n")) == 1
+
+
+def test_every_setting_is_named_with_its_default() -> None:
+    section = README.partition("\n## Settings\n")[2].partition("\n## ")[0]
+    told: dict[str, str] = {}
+    for names, defaults in re.findall(r"^\| (`[^|]+) \| ([^|]+) \|", section, re.MULTILINE):
+        told |= zip_longest(re.findall(r"[A-Z_]+", names), defaults.split(", "), fillvalue="")
+
+    plain = {
+        name.upper(): str(field.default).lower() if field.default is True else str(field.default)
+        for name, field in Settings.model_fields.items()
+        if isinstance(field.default, str | int | float) and field.default != ""
+    }
+    assert told.keys() == {name.upper() for name in Settings.model_fields}
+    assert {name: told[name] for name in plain} == plain

@@ -1,1 +1,1 @@
-"""What operators can do without a browser: `task`, `queue`, `executor`, `schedule` and `dead-letter`, one file for each noun."""
+"""What operators can do without a browser: `task`, `queue`, `executor`, `schedule`, `dead-letter` and `tenant`, one file for each noun."""
