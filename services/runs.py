@@ -88,12 +88,3 @@ async def wait(db: Connection, run: Run, name: str, *, timeout: timedelta | None
     if parked is not None and parked["concurrency_key"] is not None:
         await db.execute(SQL["runs.release_key"], run.tenant_id, parked["queue"], parked["concurrency_key"])
     return None
-
-
-async def retry(
-    db: Connection, run: Run, *, event: str, error: dict[str, Any], delay: timedelta, counts: bool
-) -> bool:
-    """Give the task back to its queue after *delay*. Returns False when the run no longer owns it."""
-    return bool(
-        await db.fetchval(SQL["runs.retry"], run.id, run.fence, event, error, delay.total_seconds(), counts)
-    )
