@@ -31,6 +31,7 @@ T = TypeVar("T")
 
 ROOT = Path(__file__).parents[1]
 MB = 1 << 20
+MAX_WORDS = MB  # of what was raised; an honest process sends a few times worker_main.MAX_TOLD
 CLOSE_SECONDS = 2.0
 # What a starter knows of the server's environment: no passwords, no keys.
 KEPT = {"PATH", "HOME", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "VIRTUAL_ENV", "LD_LIBRARY_PATH"}
@@ -208,10 +209,9 @@ async def _exchange(call: _Call, body: bytes, limits: _Limits) -> Any:
         kind, size = ANSWER.unpack(await _receive(call.socket, ANSWER.size))
         if kind == worker_main.NO_MEMORY:
             raise ProcessLimit(f"the worker process needed more than {limits.memory_mb} MB of memory")
-        if size > limits.result_mb * MB and kind == worker_main.RESULT:
-            raise ProcessLimit(
-                f"the worker process sent {size} bytes; at most {limits.result_mb} MB are taken"
-            )
+        most = limits.result_mb * MB if kind == worker_main.RESULT else MAX_WORDS
+        if size > most:  # not what server/worker_main.py sends: it looks itself
+            raise ProcessLimit(f"the worker process sent {size} bytes; at most {most // MB} MB are taken")
         data = await _receive(call.socket, size)
     except (EOFError, ConnectionError):
         call.starter.kill(call.number)  # it may live on, having closed its end

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import resource
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -14,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from server.worker_main import ANSWER
 from services.errors import Fault, Invalid
 
 
@@ -102,6 +105,14 @@ def hang_up() -> None:
     """Close everything and stay."""
     os.closerange(3, 256)
     signal.pause()
+
+
+def flood(kind: bytes) -> None:
+    """Announce a terabyte in the place of an answer and begin with it, as code may that has broken out of a parser."""
+    for number in range(3, 256):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as answering:
+            answering.sendall(ANSWER.pack(kind, 1 << 40) + bytes(16 << 20))
+    vanish(0)
 
 
 def inflate(megabytes: int) -> bytes:

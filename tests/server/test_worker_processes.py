@@ -85,6 +85,13 @@ async def test_a_second_call_starts_in_milliseconds(processes: WorkerProcesses) 
             (ProcessLimit, "more than 0.5 s of processor time"),
         ),
         ((blocking.inflate, (2,), {}), (ProcessLimit, "at most 1 MB")),
+        *(
+            (
+                (blocking.flood, (kind,), {}),
+                (ProcessLimit, "sent 1099511627776 bytes; at most 1 MB are taken"),
+            )
+            for kind in (worker_main.RESULT, worker_main.RAISED, worker_main.TOLD, worker_main.TOO_LARGE)
+        ),
         ((blocking.vanish, (3,), {}), (ProcessCrashed, "ended itself with exit status 3")),
         ((blocking.vanish, (0,), {}), (ProcessCrashed, "ended itself with exit status 0")),
         ((blocking.crash, (), {}), (ProcessCrashed, "SIGSEGV")),
