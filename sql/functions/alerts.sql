@@ -74,7 +74,8 @@ LANGUAGE sql STABLE SET search_path = public, app, pg_temp AS $$
   FROM moment, alert_rules r CROSS JOIN LATERAL (
     SELECT coalesce(sum(m.tasks), 0) AS ends, coalesce(sum(m.tasks) FILTER (WHERE m.outcome <> 'succeeded'), 0) AS bad
     FROM task_statistics m
-    WHERE m.tenant_id = r.tenant_id AND m.minute > moment.at - make_interval(secs => r.window_seconds)
+    WHERE m.tenant_id = r.tenant_id
+      AND m.minute > moment.at - make_interval(secs => r.window_seconds + 60)  -- every minute of which a part lies within the window
       AND m.outcome IN ('succeeded', 'failed', 'timed_out')
       AND (r.queue IS NULL OR m.queue = r.queue) AND (r.type IS NULL OR m.type = r.type)
   ) AS s

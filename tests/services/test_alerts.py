@@ -173,6 +173,14 @@ async def test_failures_count_within_their_window_and_above_their_minimum(watch:
     assert await watch.evaluate("2027-03-01 12:01:30") == []
 
 
+async def test_a_window_of_a_minute_does_not_begin_anew_with_each_minute(watch: Watch) -> None:
+    await watch.rule("failure_rate", window_seconds=60)
+    await watch.ends("failed", 20, minutes_ago=1)
+
+    assert await watch.evaluate("2027-03-01 12:00:05") == ["100 % of the tasks that end fail"]
+    assert await watch.evaluate("2027-03-01 12:01:00") == ["0 % of the tasks that end fail"]
+
+
 async def test_a_rule_about_one_queue_or_type_looks_at_nothing_else(watch: Watch) -> None:
     await watch.move_to("2027-03-01 12:00")
     async with watch.db() as db:
