@@ -1,8 +1,8 @@
 """Finds out who calls, once per request, and refuses requests that another site made a browser send.
 
 An API key in `Authorization: Bearer` comes first, then the session's cookie. A wrong key is refused at once; a wrong cookie is no
-cookie, so that people whose session has ended meet the sign-in. One round trip to the database per request, none for requests
-without either.
+cookie, so that people whose session has ended meet the sign-in. At most one round trip to the database per request, shared by those
+that come at the same time; none for requests without either.
 """
 
 from __future__ import annotations
@@ -57,8 +57,10 @@ async def _by_key(request: web.Request, authorization: str) -> None:
     scheme, _, key = authorization.partition(" ")
     if scheme.lower() != "bearer" or not key:
         raise Unauthenticated("send the key as `Authorization: Bearer …`")
-    async with request.app[keys.DATABASE].lookup() as db:
-        request[keys.PRINCIPAL] = await access.authenticate_key(db, key.strip())
+    principal = await request.app[keys.DATABASE].look_up(access.authenticate_keys, key.strip())
+    if principal is None:
+        raise Unauthenticated("this key is unknown, has expired or was revoked")
+    request[keys.PRINCIPAL] = principal
 
 
 async def _by_session(request: web.Request, token: str) -> None:

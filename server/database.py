@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -15,6 +15,7 @@ import asyncpg
 import orjson
 from pgvector.asyncpg import register_vector
 
+from server.gathering import Gathering
 from services.errors import GalleyError, Unavailable
 from sql import Connection
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 else:
     Pool = asyncpg.Pool
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 log = logging.getLogger(__name__)
@@ -59,6 +61,12 @@ CONNECTION_ERRORS = (
     asyncpg.CrashShutdownError,
     asyncpg.TooManyConnectionsError,
 )
+
+
+def is_refusal(exc: BaseException) -> bool:
+    """Whether something is wrong with what was sent and not with the database: sent again it would be refused again."""
+    cannot_be_sent = isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, ValueError)
+    return cannot_be_sent or isinstance(exc, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)
 
 
 class _Connection(asyncpg.Connection):
@@ -189,6 +197,8 @@ class Database:
         self._limit = ""  # goes into the round trip of BEGIN where the web pool's connections cannot carry it
         self._web: Pool
         self._engine: Pool
+        self._runs = Gathering(self._run_each, refused=is_refusal, seconds=ACQUIRE_SECONDS)
+        self._lookups = Gathering(self._look_up_each, refused=is_refusal, seconds=ACQUIRE_SECONDS)
 
     @property
     def pooled(self) -> bool:
@@ -290,6 +300,34 @@ class Database:
         except (asyncpg.DeadlockDetectedError, asyncpg.SerializationError):
             async with self.tenant(tenant_id, actor) as db:
                 return await work(db)
+
+    async def run_together(
+        self,
+        tenant_id: UUID,
+        actor: str,
+        work: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[T]]],
+        item: Item,
+    ) -> T:
+        """Do *work* as `run` does, for *item* and whatever else the same actor asks of it just now. Returns the result for *item*."""
+        result: T = await self._runs.ask((tenant_id, actor, work), item)
+        return result
+
+    async def look_up(
+        self, work: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[T]]], item: Item
+    ) -> T:
+        """Do *work* as with `lookup`, for *item* and whatever else is looked up just now. Returns the result for *item*."""
+        result: T = await self._lookups.ask(work, item)
+        return result
+
+    async def _run_each(self, key: Any, items: Sequence[Any]) -> Sequence[Any]:
+        tenant_id, actor, work = key
+        results: Sequence[Any] = await self.run(tenant_id, actor, lambda db: work(db, items))
+        return results
+
+    async def _look_up_each(self, work: Any, items: Sequence[Any]) -> Sequence[Any]:
+        async with self.lookup() as db:
+            results: Sequence[Any] = await work(db, items)
+        return results
 
     async def _pool(self, name: str, size: int, statement_seconds: int, *, answer_seconds: float) -> Pool:
         settings = {"application_name": name}

@@ -14,7 +14,7 @@ from uuid import UUID
 
 import asyncpg
 
-from server.database import CONNECTION_ERRORS, Database
+from server.database import CONNECTION_ERRORS, Database, is_refusal
 from server.supervisor import Beat
 from services.errors import Unavailable
 from services.task_context import Run
@@ -102,7 +102,7 @@ class Finisher:
         try:
             written = await self._write(batch)
         except ERRORS as exc:
-            if not _is_refusal(exc):
+            if not is_refusal(exc):
                 # Unknown whether it was written: kept and sent again, which the statement recognises.
                 error = str(exc) or type(exc).__name__
                 log.warning("run results not written", extra={"runs": len(batch), "error": error})
@@ -133,7 +133,7 @@ class Finisher:
             try:
                 written += await self._write([outcome])
             except ERRORS as exc:
-                if not _is_refusal(exc):
+                if not is_refusal(exc):
                     raise
                 log.exception("run result cannot be written", extra={"task_id": str(outcome.run.id)})
                 message = f"how it ended cannot be written down: {type(exc).__name__}"
@@ -176,9 +176,3 @@ class Finisher:
             self._on_written(outcome, accepted)
         if not self._pending:
             self._empty.set()
-
-
-def _is_refusal(exc: BaseException) -> bool:
-    """Whether something is wrong with an outcome and not with the database: sent again it would be refused again."""
-    cannot_be_sent = isinstance(exc, asyncpg.InterfaceError) and isinstance(exc, ValueError)
-    return cannot_be_sent or isinstance(exc, asyncpg.DataError | asyncpg.IntegrityConstraintViolationError)

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import re
 import secrets
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Literal
@@ -18,7 +19,7 @@ from uuid import UUID
 import asyncpg
 
 from services import passwords
-from services.errors import Conflict, Fault, Forbidden, Invalid, NotFound, Unauthenticated
+from services.errors import Conflict, Fault, Forbidden, Invalid, NotFound
 from sql import SQL, Connection
 
 if TYPE_CHECKING:
@@ -121,7 +122,7 @@ async def ensure_tenant(db: Connection, name: str) -> UUID:
 
 
 async def find_tenant(db: Connection, name: str) -> Tenant | None:
-    """Return the tenant called *name*; works in any transaction."""
+    """Return the tenant called *name*. *db* may be a connection outside any transaction; not the transaction of a tenant."""
     row = await db.fetchrow(SQL["access.find_tenant"], name)
     return Tenant(id=row["id"], name=row["name"], settings=row["settings"]) if row else None
 
@@ -151,14 +152,26 @@ async def revoke_api_key(db: Connection, tenant_id: UUID, key_id: UUID) -> None:
         raise NotFound("no such key")
 
 
-async def authenticate_key(db: Connection, text: str) -> Principal:
-    """Return who holds the key *text*. *db* may be a connection outside any transaction. Raises: Unauthenticated."""
-    parts = _KEY.fullmatch(text)
-    row = await db.fetchrow(SQL["access.find_api_key"], UUID(parts[1])) if parts else None
-    if parts is None or row is None or not hmac.compare_digest(row["secret_hash"], _digest(parts[2])):
-        raise Unauthenticated("this key is unknown, has expired or was revoked")
-    if row["seldom_used"]:
-        await db.execute(SQL["access.touch_api_key"], row["id"])
+async def authenticate_keys(db: Connection, texts: Sequence[str]) -> list[Principal | None]:
+    """Return who holds each key; None where it is unknown, revoked or has expired. *db* may be a connection outside any transaction."""
+    parts = [_KEY.fullmatch(text) for text in texts]
+    ids = {UUID(one[1]) for one in parts if one}
+    rows = {row["id"]: row for row in await db.fetch(SQL["access.find_api_keys"], list(ids))} if ids else {}
+    known: list[Principal | None] = []
+    for one in parts:
+        row = rows.get(UUID(one[1])) if one else None
+        if one is None or row is None or not hmac.compare_digest(row["secret_hash"], _digest(one[2])):
+            known.append(None)
+        else:
+            known.append(_holder(row))
+    used = {principal.id for principal in known if principal is not None}
+    seldom = [key_id for key_id in used if rows[key_id]["seldom_used"]]
+    if seldom:
+        await db.execute(SQL["access.touch_api_keys"], sorted(seldom))
+    return known
+
+
+def _holder(row: Record) -> Principal:
     return Principal(
         id=row["id"],
         tenant_id=row["tenant_id"],

@@ -3,23 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
-from typing import TYPE_CHECKING, Any
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import orjson
 from pydantic import BaseModel, ValidationError
 
 from services import task_types
 from services.errors import Fault, Invalid
+from services.faults import of as faults_in
 
 if TYPE_CHECKING:
-    from services.tasks import NewTask
+    from services.task_rows import NewTask
 
 MAX_PAYLOAD_BYTES = 1 << 20
 
 
-def of(new: Sequence[NewTask]) -> list[list[Any]]:
-    """Return the arrays of tasks.enqueue, each task validated and completed. Raises: Invalid with every fault."""
+class Row(NamedTuple):
+    """A new task, checked and completed, in the order of tasks.enqueue."""
+
+    type: str
+    type_version: int
+    payload: dict[str, Any]
+    queue: str
+    priority: int
+    run_at: datetime | None
+    timeout_seconds: int
+    max_attempts: int
+    on_crash: str
+    concurrency_key: str | None
+    concurrency_limit: int | None
+    start_before: datetime | None
+    total_timeout_seconds: int | None
+
+
+def complete(new: Sequence[NewTask]) -> list[Row]:
+    """Return the tasks, each checked against its type and completed from it. Raises: Invalid with every fault."""
     faults: list[Fault] = []
     rows = []
     for index, one in enumerate(new):
@@ -36,7 +55,7 @@ def of(new: Sequence[NewTask]) -> list[list[Any]]:
                 Fault(f"{where}/concurrency_limit", "concurrency_key and concurrency_limit belong together")
             )
         rows.append(
-            (
+            Row(
                 one.type,
                 task_type.version,
                 payload,
@@ -54,10 +73,12 @@ def of(new: Sequence[NewTask]) -> list[list[Any]]:
         )
     if faults:
         raise Invalid(
-            faults[0].message if len(faults) == 1 else f"{len(faults)} faults in the request",
+            f"{faults[0].pointer}: {faults[0].message}"
+            if len(faults) == 1
+            else f"{len(faults)} faults in the request",
             faults=tuple(faults),
         )
-    return transposed(rows)
+    return rows
 
 
 def _seconds(duration: timedelta | None) -> int | None:
@@ -71,13 +92,18 @@ def _validate(
     try:
         valid = model.model_validate(payload).model_dump(mode="json")
     except ValidationError as exc:
-        return {}, [
-            Fault(where + "".join(f"/{part}" for part in error["loc"]), error["msg"])
-            for error in exc.errors()
-        ]
+        return {}, list(faults_in(exc, where))
     if (size := len(orjson.dumps(valid))) > MAX_PAYLOAD_BYTES:
         return {}, [Fault(where, f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are taken")]
     return valid, []
+
+
+def arrays(rows: Sequence[tuple[Any, ...]]) -> list[list[Any] | None]:
+    """Return the columns of *rows*, None for one that holds nothing: what is not sent costs nothing. There must be at least one row."""
+    return [
+        None if column[0] is None and column.count(None) == len(column) else column
+        for column in transposed(rows)
+    ]
 
 
 def transposed(rows: Sequence[tuple[Any, ...]]) -> list[list[Any]]:

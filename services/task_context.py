@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from services.embeddings import Embedder
     from services.llm import TaskModel
 
+Item = TypeVar("Item")
 T = TypeVar("T")
 
 MAX_OUTPUT_BYTES = 1 << 20  # one checkpoint (RULINGS 17)
@@ -52,6 +53,22 @@ class Database(Protocol):
 
     async def run(self, tenant_id: UUID, actor: str, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do *work* in one tenant transaction, once more when PostgreSQL broke a deadlock or a serialisation failed."""
+        ...
+
+    async def run_together(
+        self,
+        tenant_id: UUID,
+        actor: str,
+        work: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[T]]],
+        item: Item,
+    ) -> T:
+        """Do *work* as `run` does, for *item* and whatever else the same actor asks of it just now. Returns the result for *item*."""
+        ...
+
+    async def look_up(
+        self, work: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[T]]], item: Item
+    ) -> T:
+        """Do *work* as with `lookup`, for *item* and whatever else is looked up just now. Returns the result for *item*."""
         ...
 
 

@@ -3,129 +3,40 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
 
 from services import task_columns, task_search
 from services.errors import Conflict, Fault, Invalid, NotFound, Unavailable
+from services.task_rows import Cancelled, NewTask, Task
 from services.task_states import is_final
 from sql import SQL, Connection, savepoint
 
+__all__ = [
+    "Cancelled",
+    "NewTask",
+    "Task",
+    "cancel",
+    "check",
+    "enqueue",
+    "enqueue_bulk",
+    "enqueue_each",
+    "enqueue_many",
+    "get",
+    "is_live",
+    "link_requeued",
+    "list_chosen",
+    "list_queues",
+    "list_tasks",
+    "repeat",
+    "requeue",
+    "send_signal",
+]
+
 CANCEL_TRIES = 3  # of 250 ms each (RULINGS 8)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class NewTask:
-    """What a caller asks for; None means the default of the task type or of the queue."""
-
-    type: str
-    payload: dict[str, Any]
-    queue: str | None = None
-    priority: int = 2
-    run_at: datetime | None = None
-    timeout_seconds: int | None = None
-    max_attempts: int | None = None
-    concurrency_key: str | None = None
-    concurrency_limit: int | None = None
-    start_before: datetime | None = None
-    total_timeout_seconds: int | None = None
-    retry_of: UUID | None = None  # the task that it repeats
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """A task, live or ended. Times are aware; `error` is that of the latest run that failed."""
-
-    id: UUID
-    tenant_id: UUID
-    queue: str
-    type: str
-    type_version: int
-    state: str
-    priority: int
-    attempt: int
-    max_attempts: int
-    crashes: int
-    snoozes: int
-    fence: int
-    executor_id: UUID | None
-    run_at: datetime
-    created_at: datetime
-    created_by: str
-    started_at: datetime | None
-    finished_at: datetime | None
-    timeout_seconds: int
-    start_before: datetime | None
-    deadline_at: datetime | None
-    retry_of: UUID | None
-    concurrency_key: str | None
-    concurrency_limit: int | None
-    waiting_for: str | None
-    wait_until: datetime | None
-    progress: dict[str, Any] | None
-    payload: dict[str, Any]
-    result: Any
-    error: dict[str, Any] | None
-    ended_by: str | None
-    reason: str | None
-    request_id: str | None
-
-    @property
-    def is_final(self) -> bool:
-        """Whether it has ended for good."""
-        return is_final(self.state)
-
-    @classmethod
-    def from_row(cls, row: asyncpg.Record) -> Task:
-        """Build a task from a row of all_tasks."""
-        return cls(
-            id=row["id"],
-            tenant_id=row["tenant_id"],
-            queue=row["queue"],
-            type=row["type"],
-            type_version=row["type_version"],
-            state=row["state"],
-            priority=row["priority"],
-            attempt=row["attempt"],
-            max_attempts=row["max_attempts"],
-            crashes=row["crashes"],
-            snoozes=row["snoozes"],
-            fence=row["fence"],
-            executor_id=row["executor_id"],
-            run_at=row["run_at"],
-            created_at=row["created_at"],
-            created_by=row["created_by"],
-            started_at=row["started_at"],
-            finished_at=row["finished_at"],
-            timeout_seconds=row["timeout_seconds"],
-            start_before=row["start_before"],
-            deadline_at=row["deadline_at"],
-            retry_of=row["retry_of"],
-            concurrency_key=row["concurrency_key"],
-            concurrency_limit=row["concurrency_limit"],
-            waiting_for=row["waiting_for"] if row["state"] == "waiting" else None,
-            wait_until=row["wait_until"] if row["state"] == "waiting" else None,
-            progress=row["progress"],
-            payload=row["payload"],
-            result=row["result"],
-            error=row["error"],
-            ended_by=row["ended_by"],
-            reason=row["reason"],
-            request_id=row["request_id"],
-        )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Cancelled:
-    """A run that lost its task to a cancel: where it ran, for whoever stops it. `executor_id` is None when it did not run."""
-
-    task_id: UUID
-    executor_id: UUID | None
-    fence: int
 
 
 async def enqueue(
@@ -144,8 +55,11 @@ async def enqueue_many(
     request_id: str | None = None,
 ) -> list[Task]:
     """Create tasks, all or none, and return them in the order given. Raises: Invalid naming each fault and its place."""
-    rows = await _enqueue(db, SQL["tasks.enqueue"], tenant_id, new, actor=actor, request_id=request_id)
-    return [Task.from_row(row) for row in rows]
+    asked = _Asked(tenant_id, actor, new, [request_id] * len(new), task_columns.complete(new))
+    made = await _insert(db, SQL["tasks.enqueue"], asked)
+    if not made:
+        raise _unknown_queue(new, await list_queues(db))
+    return asked.tasks(made)
 
 
 async def enqueue_bulk(
@@ -156,39 +70,96 @@ async def enqueue_bulk(
     actor: str,
     request_id: str | None = None,
 ) -> tuple[list[UUID], set[str]]:
-    """Do as enqueue_many, but return only the ids, and the queues that got work: reading a thousand tasks back takes as long as writing them."""
-    rows = await _enqueue(db, SQL["tasks.enqueue_bulk"], tenant_id, new, actor=actor, request_id=request_id)
-    return [row["id"] for row in rows], {row["queue"] for row in rows}
+    """Do as enqueue_many, but return only the ids, and the queues that got work."""
+    asked = _Asked(tenant_id, actor, new, [request_id] * len(new), task_columns.complete(new))
+    made = await _insert(db, SQL["tasks.enqueue_bulk"], asked)
+    if not made:
+        raise _unknown_queue(new, await list_queues(db))
+    return [row["id"] for row in made], {row.queue for row in asked.rows}
 
 
-async def _enqueue(
-    db: Connection,
-    statement: str,
-    tenant_id: UUID,
-    new: Sequence[NewTask],
-    *,
-    actor: str,
-    request_id: str | None,
-) -> list[asyncpg.Record]:
-    repeated = [one.retry_of for one in new]
-    rows: list[asyncpg.Record] = await db.fetch(
-        statement, tenant_id, actor, request_id, repeated, *task_columns.of(new)
+async def enqueue_each(
+    db: Connection, tenant_id: UUID, asked: Sequence[tuple[NewTask, str | None]], *, actor: str
+) -> list[Task | Invalid]:
+    """Create tasks that were asked for one by one, each with the id of its request, in one statement.
+
+    Returns in the order given; whoever asked for what cannot be gets the reason, and costs nobody else their task.
+    """
+    found: dict[int, Task | Invalid] = {}
+    good = []
+    for place, (new, request_id) in enumerate(asked):
+        try:
+            good.append((place, new, request_id, task_columns.complete([new])[0]))
+        except Invalid as exc:
+            found[place] = exc
+    while good:
+        places, new, request_ids, rows = zip(*good, strict=True)
+        batch = _Asked(tenant_id, actor, new, request_ids, rows)
+        made = await _insert(db, SQL["tasks.enqueue"], batch)
+        found |= zip(places, batch.tasks(made), strict=bool(made))
+        if made:
+            break
+        queues = await list_queues(db)
+        found |= {
+            place: _unknown_queue([one], queues) for place, one, _, row in good if row.queue not in queues
+        }
+        good = [entry for entry in good if entry[0] not in found]
+    return [found[place] for place in range(len(asked))]
+
+
+class _Asked(NamedTuple):
+    """Tasks to create: what was asked for, and the same completed."""
+
+    tenant_id: UUID
+    actor: str
+    new: Sequence[NewTask]
+    request_ids: Sequence[str | None]
+    rows: Sequence[task_columns.Row]
+
+    def tasks(self, made: Sequence[asyncpg.Record]) -> list[Task]:
+        """Return the tasks as they are now; none where none were made."""
+        return [
+            Task.created(
+                row,
+                given,
+                tenant_id=self.tenant_id,
+                actor=self.actor,
+                retry_of=new.retry_of,
+                request_id=request_id,
+            )
+            for row, new, request_id, given in zip(
+                made, self.new, self.request_ids, self.rows, strict=bool(made)
+            )
+        ]
+
+
+async def _insert(db: Connection, statement: str, asked: _Asked) -> list[asyncpg.Record]:
+    """Return a row for each task, or none at all: then a queue is unknown."""
+    callers = [
+        (request_id, new.retry_of) for request_id, new in zip(asked.request_ids, asked.new, strict=True)
+    ]
+    return await db.fetch(
+        statement,
+        asked.tenant_id,
+        asked.actor,
+        *task_columns.arrays(callers),
+        *task_columns.arrays(asked.rows),
     )
-    if len(rows) < len(new):  # none were: a queue is unknown
-        names = [row["name"] for row in await db.fetch(SQL["tasks.list_queues"])]
-        known = ", ".join(names)
-        faults = tuple(
-            Fault("/queue" if len(new) == 1 else f"/tasks/{index}/queue", f"must be one of {known}")
-            for index, one in enumerate(new)
-            if one.queue is not None and one.queue not in names
-        )
-        raise Invalid(f"there is no such queue; there are {known}", slug="unknown-queue", faults=faults)
-    return rows
+
+
+def _unknown_queue(new: Sequence[NewTask], queues: list[str]) -> Invalid:
+    known = ", ".join(queues)
+    faults = tuple(
+        Fault("/queue" if len(new) == 1 else f"/tasks/{index}/queue", f"must be one of {known}")
+        for index, one in enumerate(new)
+        if one.queue is not None and one.queue not in queues
+    )
+    return Invalid(f"there is no such queue; there are {known}", slug="unknown-queue", faults=faults)
 
 
 def check(new: NewTask) -> None:
     """Raises: Invalid naming each fault, as `enqueue` would; only whether the queue exists is left to the caller."""
-    task_columns.of([new])
+    task_columns.complete([new])
 
 
 async def get(db: Connection, tenant_id: UUID, task_id: UUID) -> Task:

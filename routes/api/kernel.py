@@ -33,6 +33,7 @@ from routes.api.calls import Answer, Call
 from routes.api.operations import Operation
 from routes.api.shapes import Body, Instant, Int, JSONObject, Page, PageQuery, Query, QueryInt, Text, View
 from services import idempotency
+from services.errors import GalleyError
 from services.idempotency import Kept, Slot
 from services.task_context import Connection
 
@@ -69,6 +70,7 @@ def operation(
     description: str = "",
     errors: tuple[int, ...] = (),
     idempotent: bool = False,
+    together: operations.Together | None = None,
     if_match: bool = False,
     also_accepts: dict[str, JSONObject] | None = None,
     media_type: str = "application/json",
@@ -78,7 +80,8 @@ def operation(
 
     name: unique, `<noun>.<verb>`; also the name of the route. role: the least that may call it, None for everyone. answer: a
     model or `Page[Model]`, None for no body. errors: statuses beyond those that follow from the rest. also_accepts: media
-    types beside JSON with their schemas; the handler then gets `body=None` and reads `call.request`.
+    types beside JSON with their schemas; the handler then gets `body=None` and reads `call.request`. together: the handler for calls
+    that one caller makes at the same time, `work(db, [(call, body), …])`; they share a transaction, unless they carry a key.
     """
 
     def declare(handler: Handler) -> Handler:
@@ -94,6 +97,7 @@ def operation(
             answer=None if answer is None else TypeAdapter(answer),
             status=status,
             idempotent=idempotent,
+            together=together,
             if_match=if_match,
             also_accepts=also_accepts or {},
             media_type=media_type,
@@ -127,7 +131,9 @@ async def _serve(declared: Operation, request: web.Request) -> web.StreamRespons
     if declared.query is not None:
         values["query"] = reading.read_query(request, declared.query, declared.query_lists)
     slot = await _read_body(declared, call, values)
-    if declared.transaction:
+    if declared.together is not None and slot is None:
+        response = await _together(declared.together, declared, call, values["body"])
+    elif declared.transaction:
         response = await _in_transaction(declared, call, values, slot)
     else:
         response = _respond(declared, request, await declared.handler(call, **values))
@@ -172,6 +178,16 @@ async def _in_transaction(
         return await _answer_once(declared, call, values | {"db": db}, slot)
 
     return await call.database.run(call.tenant_id, call.actor, work)
+
+
+async def _together(
+    work: operations.Together, declared: Operation, call: Call, body: object
+) -> web.StreamResponse:
+    """Answer in a transaction that is shared with other calls of the same caller that come at the same time."""
+    result = await call.database.run_together(call.tenant_id, call.actor, work, (call, body))
+    if isinstance(result, GalleyError):
+        raise result
+    return _respond(declared, call.request, result)
 
 
 async def _answer_once(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, get_args
 from uuid import UUID
@@ -13,7 +13,10 @@ from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
 
 from routes.api.shapes import JSONObject
+from services.task_context import Connection
 
+# The handler of an operation for many calls of one caller at once: a value or an error for each.
+Together = Callable[[Connection, Sequence[Any]], Awaitable[Sequence[object]]]
 _VARIABLE = re.compile(r"\{(\w+)(?::[^}]*)?\}")
 
 
@@ -36,6 +39,7 @@ class Operation:
     max_bytes: int
     # From here on: read from the handler.
     handler: Callable[..., Awaitable[object]]
+    together: Together | None
     tag: str
     path_values: dict[str, type]
     body: TypeAdapter[Any] | None

@@ -1,10 +1,10 @@
--- name: find_api_key
--- $1 id
-SELECT id, tenant_id, tenant, name, role, secret_hash, seldom_used FROM app.find_api_key($1);
+-- name: find_api_keys
+-- $1 ids
+SELECT id, tenant_id, tenant, name, role, secret_hash, seldom_used FROM app.find_api_keys($1);
 
--- name: touch_api_key
--- $1 id
-SELECT app.touch_api_key($1);
+-- name: touch_api_keys
+-- $1 ids
+SELECT app.touch_api_key(id) FROM unnest($1::uuid[]) AS used (id);
 
 -- name: find_session
 -- $1 hash of the token

@@ -1,16 +1,12 @@
 -- name: enqueue
--- $1 tenant, $2 actor, $3 request id, then arrays of one length: $4 retry_of, $5 type, $6 type_version, $7 payload, $8 queue, $9 priority,
--- $10 run_at (NULL: now), $11 timeout_seconds, $12 max_attempts, $13 on_crash, $14 concurrency_key, $15 concurrency_limit,
--- $16 start_before, $17 total_timeout_seconds
-SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
-  created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error, request_id,
-  payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result, deadline_at, waiting_for,
-  wait_until, on_crash
-FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+-- $1 tenant, $2 actor, then arrays of one length, or NULL for one that holds only NULLs: $3 request id, $4 retry_of, $5 type, $6 type_version,
+-- $7 payload, $8 queue, $9 priority, $10 run_at (NULL: now), $11 timeout_seconds, $12 max_attempts, $13 on_crash, $14 concurrency_key,
+-- $15 concurrency_limit, $16 start_before, $17 total_timeout_seconds
+SELECT id, state, run_at, created_at FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: enqueue_bulk
--- as enqueue: $1 tenant, $2 actor, $3 request id, $4 to $17 arrays of one length
-SELECT id, queue FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
+-- as enqueue; ids only
+SELECT id FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: get
 -- $1 tenant, $2 id

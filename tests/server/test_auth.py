@@ -106,6 +106,29 @@ async def test_a_key_acts_for_its_tenant_with_its_role(
     assert key.startswith("gk_")
 
 
+async def test_callers_that_come_together_are_each_taken_for_who_they_are(
+    served: Served, database: Database, tenant: UUID, other_tenant: UUID
+) -> None:
+    """Their keys are looked up in one statement."""
+    ours = [await served_web.make_key(database, tenant, name=f"ours-{n}") for n in range(4)]
+    theirs = await served_web.make_key(database, other_tenant, name="theirs")
+    wrong = ours[0][:-43] + theirs[-43:]  # the secret of another key
+    keys_sent = [*ours, theirs, wrong, "gk_nonsense"] * 8
+
+    async def ask(client: ClientSession, key: str) -> tuple[int, str]:
+        headers = {"Authorization": f"Bearer {key}"}
+        async with client.get("/desk", headers=headers, allow_redirects=False) as response:
+            return response.status, (await response.json()).get("who", "") if response.status == 200 else ""
+
+    async with ClientSession(served.url) as client:
+        answers = await asyncio.gather(*(ask(client, key) for key in keys_sent))
+
+    expected = [(200, f"key:ours-{n}") for n in range(4)] + [(200, "key:theirs")]
+    assert answers[:5] == expected
+    assert answers == (answers[:7]) * 8
+    assert {status for status, _ in answers[5:7]}.isdisjoint({200})
+
+
 async def test_only_the_hash_of_a_key_is_stored(database: Database, tenant: UUID, admin: Admin) -> None:
     key = await served_web.make_key(database, tenant)
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
 from uuid import UUID, uuid4
 
+import asyncpg
 import pytest
 from aiohttp import ClientSession
 
@@ -45,6 +47,43 @@ async def call(api: ClientSession, method: str, path: str, *, expect: int, **opt
 
 async def create(api: ClientSession, **values: Any) -> Any:
     return await call(api, "POST", "/api/v1/tasks", json={"type": "noop"} | values, expect=201)
+
+
+async def test_tasks_created_at_the_same_time_share_transactions_and_nothing_else(
+    api: ClientSession, served: Served, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """What one of the calls did wrong is that call's answer alone."""
+
+    async def ask(number: int, body: dict[str, Any]) -> tuple[int, Any]:
+        headers = {"X-Request-ID": f"request-{number:03}"}
+        async with api.post("/api/v1/tasks", json=body, headers=headers) as response:
+            return response.status, await response.json()
+
+    bodies: dict[int, dict[str, Any]] = {
+        number: {"type": "noop", "payload": {"seconds": number}} for number in range(60)
+    }
+    bodies[7] = {"type": "noop", "queue": "nowhere"}
+    bodies[23] = {"type": "dance"}
+    bodies[41] = {"type": "noop", "payload": {"seconds": -1}}
+    answers = await asyncio.gather(*(ask(number, body) for number, body in bodies.items()))
+
+    assert [status for status, _ in answers] == [422 if n in {7, 23, 41} else 201 for n in bodies]
+    assert [answers[n][1]["errors"][0]["pointer"] for n in (7, 23, 41)] == [
+        "/queue",
+        "/type",
+        "/payload/seconds",
+    ]
+    for number in bodies.keys() - {7, 23, 41}:
+        task = answers[number][1]
+        assert (task["payload"]["seconds"], task["request_id"]) == (number, f"request-{number:03}")
+        assert await call(api, "GET", f"/api/v1/tasks/{task['id']}", expect=200) == task
+    rows = await admin.fetchrow(
+        "SELECT count(*) AS tasks, count(DISTINCT xmin::text) AS transactions FROM tasks"
+    )
+    assert rows is not None
+    assert rows["tasks"] == 57
+    assert rows["transactions"] < 40
+    assert served.woken == ["default"] * 57
 
 
 async def test_a_task_is_created_with_its_defaults(api: ClientSession, served: Served) -> None:
