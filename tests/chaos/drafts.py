@@ -1,4 +1,4 @@
-"""kill -9 in the middle of a model's answer, and a new start: what was bought is not bought again, and each call is booked (issue 2).
+"""kill -9 in the middle of a model's answer, and a new start: what was bought is not bought again, and each call is booked.
 
 From an empty database over HTTP alone: a document, an article, the kill while the model writes, a new start, the review, the
 decision, the published page. The model is a process of its own and keeps its own count.

@@ -71,7 +71,7 @@ class Pace:
 
     @property
     def restart_bound(self) -> float:
-        """How long after a kill what was lost may take to start again (issue 2)."""
+        """How long after a kill what was lost may take to start again."""
         return self.lease + self.rescue + self.poll + 1
 
     def environment(self) -> dict[str, str]:

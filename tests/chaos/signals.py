@@ -1,4 +1,4 @@
-"""Signals are sent before, while and after tasks come to wait for them; none is lost and the first one wins (issue 2, RULINGS 16)."""
+"""Signals are sent before, while and after tasks come to wait for them; none is lost and the first one wins (RULINGS 16)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The whole server with its own PostgreSQL and model: killed, started again, stopped with Ctrl-C. Nothing of it is left (issue 2)."""
+"""The whole server with its own PostgreSQL and model: killed, started again, stopped with Ctrl-C. Nothing of it is left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cancel in the middle of a model's answer closes the connection to the model, whichever server is told (issue 2, P6)."""
+"""A cancel in the middle of a model's answer closes the connection to the model, whichever server is told (P6)."""
 
 from __future__ import annotations
 

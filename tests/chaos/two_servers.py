@@ -1,4 +1,4 @@
-"""Two servers share one database; one is killed half-way. Every task ends exactly once, and soon (issue 2, P1, P3)."""
+"""Two servers share one database; one is killed half-way. Every task ends exactly once, and soon (P1, P3)."""
 
 from __future__ import annotations
 

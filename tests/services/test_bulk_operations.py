@@ -14,7 +14,7 @@ from uuid import UUID, uuid4
 import asyncpg
 import pytest
 
-from server.bulk import TRIES, BulkOperations
+from server.bulk import BulkOperations
 from server.database import CONNECTION_ERRORS, Database
 from server.lease import Timing
 from services import bulk_batches, bulk_operations, dead_letters, tasks
@@ -518,7 +518,7 @@ async def test_what_can_no_longer_be_done_is_counted_and_explained_and_the_rest_
     with engine.task_type("gone", _never):
         (gone,) = await dead.make(database, tenant, type="gone")
         await dead.fail(admin, [gone.id])
-    fine = await dead.letters(database, admin, tenant, 3)
+    await dead.letters(database, admin, tenant, 3)
     operation = await start(database, tenant, await preview(database, tenant, "requeue", "dead_letters"))
 
     await Carrier(database).finish()
@@ -529,7 +529,6 @@ async def test_what_can_no_longer_be_done_is_counted_and_explained_and_the_rest_
     assert await _successors(admin) == {1: 3}
     left = await admin.fetch("SELECT task_id FROM dead_letters WHERE handled_at IS NULL")
     assert [row["task_id"] for row in left] == [gone.id]
-    assert len(fine) == 3
 
 
 async def _never(_task: object, _payload: object) -> None:
@@ -554,7 +553,6 @@ async def test_an_operation_whose_batches_keep_failing_is_given_up_and_holds_up_
     async with database.tenant(tenant, ACTOR) as db:
         with pytest.raises(Conflict, match="failed already"):
             await bulk_operations.stop(db, tenant, broken.id, actor=ACTOR)
-    assert TRIES > 1
 
 
 async def test_another_tenant_can_neither_see_nor_stop_nor_widen_it(
