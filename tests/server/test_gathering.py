@@ -118,9 +118,10 @@ async def test_a_caller_that_goes_away_takes_only_its_own_along() -> None:
 
 async def test_what_does_not_end_is_overtaken() -> None:
     work = Work()
-    work.gate.set()
     work.stuck = {0}
     asked = work.ask(range(10))
+    await until(lambda: len(work.rounds) == SINGLES)
+    work.gate.set()
 
     async with asyncio.timeout(5):
         assert await asyncio.gather(*asked[1:]) == [2 * number for number in range(1, 10)]
