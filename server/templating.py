@@ -21,6 +21,7 @@ from routes import keys
 from services import markdown
 
 ROOT = Path(__file__).parent.parent
+LONGEST_GIST = 120
 FOREVER = "public, max-age=31536000, immutable"
 
 # How a state looks. Words carry the meaning, colour and shape only repeat it.
@@ -232,6 +233,17 @@ def pretty(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False, default=str)
 
 
+def gist(value: object) -> str:
+    """What tells one payload from the next, in one short line: its fields without those that are empty, 0 or false."""
+    if not isinstance(value, dict):
+        return ""
+    told = (
+        f"{name}: {json.dumps(one, ensure_ascii=False, default=str)}" for name, one in value.items() if one
+    )
+    text = ", ".join(told)
+    return text if len(text) <= LONGEST_GIST else text[: LONGEST_GIST - 1] + "…"
+
+
 def look(state: str) -> str:
     """The class that colours a state."""
     return f"state-{_LOOK.get(state, state)}"
@@ -276,6 +288,6 @@ def bars(values: list[int], height: int = 100) -> list[dict[str, Any]]:
 
 
 FILTERS = {
-    "ago": ago, "bars": bars, "cost": cost, "date": date, "duration": duration, "highlight": highlight, "iso": iso, "look": look,
+    "ago": ago, "bars": bars, "cost": cost, "date": date, "duration": duration, "gist": gist, "highlight": highlight, "iso": iso, "look": look,
     "number": number, "plain": plain, "plural": plural, "pretty": pretty, "prose": prose, "short": short, "size": size, "when": when, "words": words,
 }  # fmt: skip

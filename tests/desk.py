@@ -74,8 +74,10 @@ async def sign_up(
     """Make a person and a session for them; return their cookie."""
     async with database.tenant(tenant, "test") as db:
         await access.create_user(db, tenant_id=tenant, email=email, name=email, password=PASSWORD, role=role)
+    async with database.engine() as db:
         found = await access.find_login(db, email)
-        assert found is not None
+    assert found is not None
+    async with database.tenant(tenant, "test") as db:
         return {"sid": await access.open_session(db, found[0])}
 
 

@@ -115,18 +115,19 @@ def go(
     return web.Response(status=303, headers={"Location": str(address), "Cache-Control": "no-store"})
 
 
-def link(request: web.Request, **changes: object) -> str:
-    """Return the address of this page with other values in its query; None takes one out."""
+def link(request: web.Request, route: str = "", /, **changes: object) -> str:
+    """Return the address of this page, or of that of *route*, with other values in its query; None takes one out."""
     query = {**request.query, **changes}
     kept = {name: str(value) for name, value in query.items() if value is not None and name != "done"}
-    return str(request.rel_url.with_query(kept))
+    page = request.app.router[route].url_for() if route else request.rel_url
+    return str(page.with_query(kept))
 
 
-def older(request: web.Request, rows: list[Any]) -> tuple[list[Any], str | None, str | None]:
+def older(request: web.Request, rows: list[Any], route: str = "") -> tuple[list[Any], str | None, str | None]:
     """Cut a list read with one row too many: the rows to show, the address of the newest page, that of the next older one."""
     shown = rows[:PAGE_SIZE]
-    next_page = link(request, before=shown[-1].id) if len(rows) > PAGE_SIZE else None
-    return shown, link(request, before=None) if "before" in request.query else None, next_page
+    next_page = link(request, route, before=shown[-1].id) if len(rows) > PAGE_SIZE else None
+    return shown, link(request, route, before=None) if "before" in request.query else None, next_page
 
 
 def part(request: web.Request, name: str) -> UUID:

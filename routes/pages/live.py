@@ -62,6 +62,23 @@ async def stream(
     return response
 
 
+def sparing(read: Callable[[], Awaitable[Fragments]], *, rest: float) -> Read:
+    """Return *read* for a stream without an end, resting after each time *rest* times as long as it took: a watcher's share of a core is bounded."""
+    due = 0.0
+
+    async def read_when_due() -> tuple[Fragments, bool]:
+        nonlocal due
+        started = time.monotonic()
+        if started < due:
+            return {}, False
+        fragments = await read()
+        ended = time.monotonic()
+        due = ended + rest * (ended - started)
+        return fragments, False
+
+    return read_when_due
+
+
 def event(name: str, data: object) -> str:
     """Return one event. JSON holds no raw line end, so nothing in *data* can begin a field of its own."""
     return f"event: {name}\ndata: {orjson.dumps(data).decode()}\n\n"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -44,7 +43,7 @@ async def watch_board(request: web.Request) -> web.StreamResponse:
             values = {**desk.frame(), **await _read_board(desk)}
         return {"queues-board": request.app[keys.TEMPLATES].render(request, "queues/_board.html", **values)}
 
-    return await live.stream(request, _sparing(read), poll_seconds=_LIVE_SECONDS)
+    return await live.stream(request, live.sparing(read, rest=_REST), poll_seconds=_LIVE_SECONDS)
 
 
 @routes.post("/desk/queues")
@@ -83,7 +82,7 @@ async def watch(request: web.Request) -> web.StreamResponse:
         return {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
 
     await read()  # answers 404 before the stream begins
-    return await live.stream(request, _sparing(read), poll_seconds=_LIVE_SECONDS)
+    return await live.stream(request, live.sparing(read, rest=_REST), poll_seconds=_LIVE_SECONDS)
 
 
 @routes.post("/desk/queues/{queue}/limits", name="desk.queue_limits")
@@ -239,20 +238,3 @@ def _read_moment(text: str) -> datetime | None:
 
 def _invalid(name: str, message: str) -> Invalid:
     return Invalid(f"{name} {message}", faults=(Fault(f"/{name}", message),))
-
-
-def _sparing(read: Any) -> live.Read:
-    """Return *read* for a stream, resting after each time in proportion to how long it took."""
-    due = 0.0
-
-    async def read_when_due() -> tuple[live.Fragments, bool]:
-        nonlocal due
-        started = time.monotonic()
-        if started < due:
-            return {}, False
-        fragments: live.Fragments = await read()
-        ended = time.monotonic()
-        due = ended + _REST * (ended - started)
-        return fragments, False
-
-    return read_when_due

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import math
 import re
+import time
 from typing import Any
 from uuid import UUID
 
@@ -34,6 +36,10 @@ routes = web.RouteTableDef()
 ENTRIES_SHOWN = 100  # of the timeline, at its begin and at its end
 OUTPUT_SHOWN = 20_000  # characters, the latest
 _BLANK_LINES = re.compile(r"\n\s*\n")
+_LIST_FRAGMENTS = {"tasks-states": "tasks/_states.html", "tasks-rows": "tasks/_rows.html"}
+_LIST_SECONDS = 2.0
+_LIST_REST = 20  # times as long as reading it took: a watcher takes a twentieth of a core at most, however long the list takes
+_AGES_SECONDS = 15.0
 _FRAGMENTS = {
     f"task-{name}": f"tasks/_{name}.html"
     for name in ("actions", "status", "output", "result", "steps", "calls", "timeline", "facts")
@@ -43,34 +49,30 @@ _FRAGMENTS = {
 @routes.get("/desk/tasks", name="desk.tasks")
 async def list_(request: web.Request) -> web.Response:
     """The list, newest first."""
-    types = sorted(task_types.load_all())
-    filters = {
-        "state": frame.choice(request, "state", STATES),
-        "type": frame.choice(request, "type", types),
-        "queue": request.query.get("queue") or None,
-        "q": request.query.get("q", "").strip()[:200] or None,
-    }
     async with frame.open_desk(request) as desk:
-        rows = await tasks.list_tasks(
-            desk.db, desk.tenant_id, before=frame.before(request), limit=frame.PAGE_SIZE + 1, **filters
-        )
-        live_counts = await queues.count_live(desk.db, cap=queues.GLANCE)
-        names = await tasks.list_queues(desk.db)
-        shown, newest, older = frame.older(request, rows)
-        about = await subjects.read(desk.db, desk.tenant_id, shown)
-    counts = [(state, live_counts[state]) for state in LIVE] + [(state, None) for state in FINAL]
-    return desk.page(
-        "tasks/list.html",
-        tasks=shown,
-        subjects=about,
-        filters={**filters, "active": any(filters.values())},
-        counts=counts,
-        live_states=LIVE,
-        types=types,
-        queues=names,
-        newest=newest,
-        older=older,
-    )
+        values = await _read_list(desk)
+    return desk.page("tasks/list.html", **values)
+
+
+@routes.get("/desk/tasks-live", name="desk.tasks_live", allow_head=False)
+async def watch_list(request: web.Request) -> web.StreamResponse:
+    """The newest page of the list, whenever a task on it does something, and now and then for how long ago that was."""
+    keys.principal(request)
+    templates = request.app[keys.TEMPLATES]
+    sent, sent_at = "", -math.inf
+
+    async def read() -> live.Fragments:
+        nonlocal sent, sent_at
+        async with frame.open_desk(request) as desk:
+            values = {**desk.frame(), **await _read_list(desk)}
+        moved = repr([(one.id, one.state, one.fence, one.run_at, one.progress) for one in values["tasks"]])
+        moved += repr(values["counts"])
+        if moved == sent and time.monotonic() - sent_at < _AGES_SECONDS:
+            return {}
+        sent, sent_at = moved, time.monotonic()
+        return {name: templates.render(request, path, **values) for name, path in _LIST_FRAGMENTS.items()}
+
+    return await live.stream(request, live.sparing(read, rest=_LIST_REST), poll_seconds=_LIST_SECONDS)
 
 
 @routes.get("/desk/tasks/{task_id}", name="desk.task")
@@ -210,6 +212,35 @@ def _shown_timeline(timeline: Timeline) -> dict[str, Any]:
     if left_out:
         entries = entries[:ENTRIES_SHOWN] + entries[-ENTRIES_SHOWN:]
     return {"timeline": timeline, "entries": entries, "left_out": left_out}
+
+
+async def _read_list(desk: frame.Desk) -> dict[str, Any]:
+    """Return what the list and its fragments show."""
+    request = desk.request
+    types = sorted(task_types.load_all())
+    filters = {
+        "state": frame.choice(request, "state", STATES),
+        "type": frame.choice(request, "type", types),
+        "queue": request.query.get("queue") or None,
+        "q": request.query.get("q", "").strip()[:200] or None,
+    }
+    rows = await tasks.list_tasks(
+        desk.db, desk.tenant_id, before=frame.before(request), limit=frame.PAGE_SIZE + 1, **filters
+    )
+    shown, newest, older = frame.older(request, rows, "desk.tasks")
+    live_counts = await queues.count_live(desk.db, cap=queues.GLANCE)
+    return {
+        "tasks": shown,
+        "subjects": await subjects.read(desk.db, desk.tenant_id, shown),
+        "filters": {**filters, "active": any(filters.values())},
+        "counts": [(state, live_counts[state]) for state in LIVE] + [(state, None) for state in FINAL],
+        "live_states": LIVE,
+        "types": types,
+        "queues": await tasks.list_queues(desk.db),
+        "newest": newest,
+        "older": older,
+        "moves": "before" not in request.query,
+    }
 
 
 async def _read(db: Connection, tenant_id: UUID, task_id: UUID) -> dict[str, Any]:

@@ -4,11 +4,23 @@
 
 const url = document.body.dataset.live;
 
-// What a person is typing is never taken away; the server answers for what has changed meanwhile.
+// What a person is typing or has ticked is never taken away; the server answers for what has changed meanwhile.
 function isBeingWritten(element) {
-  return [...element.querySelectorAll("input:not([type=hidden]), textarea")].some(
-    (field) => field.value !== field.defaultValue || field === document.activeElement,
+  const boxes = "[type=checkbox], [type=radio]";
+  return [...element.querySelectorAll("input:not([type=hidden]), textarea")].some((field) =>
+    field.matches(boxes)
+      ? field.checked !== field.defaultChecked
+      : field.value !== field.defaultValue || field === document.activeElement,
   );
+}
+
+// Who walks through a part by keyboard finds the place again in what took its place.
+function focusAgain(fresh, focused) {
+  const same = (name) => (focused.hasAttribute(name) ? `[${name}="${CSS.escape(focused.getAttribute(name))}"]` : "");
+  const marks = ["href", "name", "value"].map(same).join("");
+  const holder = focused.closest("[id]");
+  const twin = holder !== focused && marks ? fresh.querySelector(focused.localName + marks) : document.getElementById(holder?.id);
+  if (twin) (twin.matches("details") ? twin.querySelector("summary") : twin).focus({ preventScroll: true });
 }
 
 function replace({ id, html }) {
@@ -25,12 +37,13 @@ function replace({ id, html }) {
   const output = old.querySelector("[data-follow]");
   const followed = output && output.scrollTop + output.clientHeight >= output.scrollHeight - 40;
   const place = output ? output.scrollTop : 0;
-  const focused = old.contains(document.activeElement) ? document.activeElement.closest("[id]") : null;
+  const focused = old.contains(document.activeElement) ? document.activeElement : null;
+  const aside = old.querySelector(".scroll")?.scrollLeft;
   old.replaceWith(fresh);
   const grown = fresh.querySelector("[data-follow]");
   if (grown) grown.scrollTop = followed || !output ? grown.scrollHeight : place;
-  const again = focused && document.getElementById(focused.id);
-  if (again) (again.matches("details") ? again.querySelector("summary") : again).focus();
+  if (aside) fresh.querySelector(".scroll")?.scrollTo({ left: aside });
+  if (focused) focusAgain(fresh, focused);
 }
 
 // A tab that nobody sees lets its stream go: browsers allow six to one server.

@@ -23,6 +23,10 @@ LOOK = """
       if (element.getBoundingClientRect().right > innerWidth + 1 && !element.closest(".scroll, pre, table")) { say(element, "too wide"); break; }
     }
   }
+  for (const table of document.querySelectorAll(".panel table")) {
+    const room = table.closest(".scroll, .panel").getBoundingClientRect();
+    if (!table.closest(".scroll") && table.getBoundingClientRect().right > room.right + 1) say(table, "sticks out of its panel");
+  }
   if (document.querySelectorAll("h1").length !== 1) faults.push("not exactly one h1");
   if (!document.querySelector("main")) faults.push("no main");
   if (!document.documentElement.lang) faults.push("no language");

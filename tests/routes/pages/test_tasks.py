@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
+from datetime import UTC, datetime, timedelta
 from uuid import UUID
 
-from aiohttp import ClientSession
+from aiohttp import ClientResponse, ClientSession
 
 from routes import keys
 from server.database import Database
@@ -51,6 +52,53 @@ async def test_a_filter_outlives_the_next_page_and_can_be_undone(
     assert second.css_first("a[rel=first]") is not None
     none = await desk.read(client, "/desk/tasks?state=running&type=noop")
     assert "Show all tasks" in desk.words(none)
+
+
+async def test_the_list_says_what_each_task_is_about_and_what_it_is_at(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    async with database.tenant(tenant, "test") as db:
+        for payload, more in (
+            ({"seconds": 4.5, "fail": False}, {}),
+            ({}, {"run_at": datetime.now(UTC) + timedelta(hours=3, minutes=1)}),
+        ):
+            await tasks.enqueue(db, tenant, NewTask(type="noop", payload=payload, **more), actor="key:ci")
+        gone = await tasks.enqueue(db, tenant, NewTask(type="noop", payload={}), actor="key:ci")
+        await tasks.cancel(db, tenant, gone.id, actor="key:ci", reason="the customer left")
+
+    page = await desk.read(client, "/desk/tasks")
+
+    rows = [" ".join(row.text().split()) for row in page.css("#tasks-rows tbody tr")]
+    assert "cancelled the customer left" in rows[0]
+    assert "scheduled in 3 h" in rows[1]
+    assert "seconds: 4.5" in rows[2]
+    assert "fail" not in rows[2]
+
+
+async def test_the_stream_of_the_list_tells_of_a_task_once_it_does_something(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    made = await _tasks(database, tenant, 51)
+
+    async with asyncio.timeout(30), client.get("/desk/tasks-live?state=queued") as stream:
+        first = await _next_rows(stream)
+        async with database.tenant(tenant, "test") as db:
+            await tasks.cancel(db, tenant, made[-1], actor="key:ci")
+        second = await _next_rows(stream)
+
+    assert str(made[-1]) in first
+    assert str(made[-1]) not in second
+    assert str(made[0]) in second
+    assert f'href="/desk/tasks?state=queued&amp;before={made[1]}"' in first
+
+
+async def _next_rows(stream: ClientResponse) -> str:
+    """Return the rows that the stream sends next."""
+    async for line in stream.content:
+        text = line.decode()
+        if text.startswith("data: ") and (fragment := json.loads(text[6:])).get("id") == "tasks-rows":
+            return str(fragment["html"])
+    raise AssertionError("the stream ended")
 
 
 async def test_a_cancelled_task_says_who_when_and_why(
