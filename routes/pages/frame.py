@@ -11,9 +11,10 @@ from uuid import UUID
 from aiohttp import web
 
 from routes import keys
+from routes.api import reading
 from services import alerts, reviews
 from services.access import Principal
-from services.errors import GalleyError, Invalid, Malformed, NotFound
+from services.errors import Fault, GalleyError, Invalid, Malformed, NotFound
 from services.task_context import Connection
 
 PAGE_SIZE = 50
@@ -155,6 +156,21 @@ def choice(request: web.Request, name: str, allowed: Iterable[str]) -> str | Non
 def number(text: str | None) -> int | None:
     """Return a whole number that was typed or stands in an address; None for anything else."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def read_object(text: str, name: str) -> dict[str, Any]:
+    """Return the JSON object that was typed into field *name*, read as strictly as the API reads. Raises: Invalid."""
+    try:
+        value = reading.parse_json(text.encode(errors="surrogatepass"))
+    except Invalid as exc:
+        found = tuple(Fault(f"/{name}{fault.pointer}", fault.message) for fault in exc.faults)
+        raise Invalid(str(exc), faults=found) from None
+    except Malformed as exc:
+        said = str(exc).removeprefix("the body ").replace("the JSON passes", "passes")
+        raise Invalid(f"{name} cannot be read", faults=(Fault(f"/{name}", said),)) from None
+    if not isinstance(value, dict):
+        raise Invalid(f"{name} is no object", faults=(Fault(f"/{name}", "must be a JSON object"),))
+    return value
 
 
 async def fields(request: web.Request) -> dict[str, str]:

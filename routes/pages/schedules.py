@@ -308,7 +308,11 @@ def _read_form(form: dict[str, str]) -> dict[str, Any]:
         numbers[name] = frame.number(text)
         if numbers[name] is None and (text or name == "priority"):
             faults.append(Fault(f"/{name}", "must be a whole number"))
-    payload = _read_payload(form["payload"], faults)
+    payload: dict[str, Any] = {}
+    try:
+        payload = frame.read_object(form["payload"] or "{}", "payload")
+    except Invalid as exc:
+        faults.extend(exc.faults)
     if faults:
         raise Invalid(faults[0].message, faults=tuple(faults))
     return {
@@ -324,18 +328,6 @@ def _read_form(form: dict[str, str]) -> dict[str, Any]:
         "concurrency_key": form["concurrency_key"].strip() or None,
         **numbers,
     }
-
-
-def _read_payload(text: str, faults: list[Fault]) -> dict[str, Any]:
-    try:
-        payload = json.loads(text or "{}")
-    except ValueError as exc:
-        faults.append(Fault("/payload", f"is not JSON: {exc}"))
-        return {}
-    if not isinstance(payload, dict):
-        faults.append(Fault("/payload", "must be a JSON object"))
-        return {}
-    return payload
 
 
 def _read_moment(text: str) -> datetime | None:

@@ -154,7 +154,7 @@ async def ask_requeue(request: web.Request) -> web.Response:
 @routes.post("/desk/tasks/{task_id}/requeue")
 async def requeue(request: web.Request) -> web.Response:
     """Make the new task; with a fault the form comes back as it was typed."""
-    form = await frame.fields(request)
+    form = {"payload": "", "priority": "", "queue": ""} | await frame.fields(request)
     reuse = "reuse_steps" in form
     async with frame.open_desk(request, "author") as desk:
         task = await _own(desk)
@@ -193,16 +193,11 @@ async def _own(desk: frame.Desk) -> Task:
 
 def _read_changes(form: dict[str, str]) -> dict[str, Any]:
     """Return what the form asks for. Raises: Invalid."""
-    try:
-        payload = json.loads(form.get("payload", ""))
-    except ValueError as exc:
-        raise Invalid("payload is not JSON", faults=(Fault("/payload", f"is not JSON: {exc}"),)) from exc
-    priority = frame.number(form.get("priority"))
-    if not isinstance(payload, dict):
-        raise Invalid("payload is no object", faults=(Fault("/payload", "must be a JSON object"),))
+    payload = frame.read_object(form["payload"], "payload")
+    priority = frame.number(form["priority"])
     if priority is None or priority > 9:
         raise Invalid("no such priority", faults=(Fault("/priority", "must be a whole number from 0 to 9"),))
-    return {"payload": payload, "priority": priority, "queue": form.get("queue", "")}
+    return {"payload": payload, "priority": priority, "queue": form["queue"]}
 
 
 def _shown_timeline(timeline: Timeline) -> dict[str, Any]:

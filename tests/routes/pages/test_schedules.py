@@ -88,6 +88,8 @@ async def test_faults_come_back_with_what_was_typed(client: ClientSession) -> No
     for field, value in (
         ("payload", "[1]"),
         ("payload", "{"),
+        ("payload", '{"a":' + "[" * 20_000),
+        ("payload", '{"a": "\\u0000"}'),
         ("priority", "high"),
         ("max_attempts", "x"),
         ("time_zone", "Mars"),

@@ -141,6 +141,10 @@ async def test_a_requeue_with_a_fault_comes_back_as_it_was_typed(
     for fields, says in (
         ({"payload": "{not json"}, "is not JSON"),
         ({"payload": "[]"}, "must be a JSON object"),
+        ({"payload": '{"a":' + "[" * 20_000}, "nested deeper than 32 levels"),
+        ({"payload": '{"a": "\\u0000"}'}, "Payload/a must not hold NUL"),
+        ({"payload": '{"seconds": 1, "seconds": 2}'}, "is given twice"),
+        ({}, "is not JSON"),
         ({"payload": '{"second": 1}'}, "Payload/second"),
         ({"payload": "{}", "queue": "nowhere"}, "must be one of"),
         ({"payload": "{}", "priority": "12"}, "must be a whole number from 0 to 9"),
