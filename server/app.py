@@ -157,7 +157,7 @@ class Engine:
         return self.executor.stop_cancelled(cancelled)
 
     def _count(self, run: Run, outcome: str, seconds: float) -> None:
-        self._metrics.count_run(run.type, outcome, seconds)
+        self._metrics.runs.add(run.type, outcome, seconds)
 
     async def health(self) -> Mapping[str, str | None]:
         """Return one entry for each thing this process needs: None when proven lately, else what is wrong."""

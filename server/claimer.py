@@ -27,6 +27,7 @@ CONTENDED_SECONDS = (0.002, 0.010)
 FLOOR_SECONDS = 0.25  # what comes in below a floor waits for it no longer than this
 SHORTEST_PAUSE_SECONDS = 0.005
 _in_order = itemgetter("priority", "run_at", "id")
+_fields_of_run = itemgetter(*Run._fields)
 
 Floor = tuple[int, datetime, UUID]
 
@@ -160,18 +161,4 @@ class Claimer:
 
 def read_run(row: asyncpg.Record) -> Run:
     """Return the run that a row of app.claim stands for."""
-    return Run(
-        id=row["id"],
-        tenant_id=row["tenant_id"],
-        type=row["type"],
-        type_version=row["type_version"],
-        fence=row["fence"],
-        attempt=row["attempt"],
-        max_attempts=row["max_attempts"],
-        seconds_left=row["seconds_left"],
-        created_by=row["created_by"],
-        request_id=row["request_id"],
-        payload=row["payload"],
-        snoozes=row["snoozes"],
-        deadline_is_total=row["deadline_is_total"],
-    )
+    return Run._make(_fields_of_run(row))

@@ -6,10 +6,9 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass
 from itertools import islice
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 from uuid import UUID
 
 import asyncpg
@@ -29,8 +28,7 @@ _by_id = attrgetter("run.id")
 BUSY_SECONDS = 0.01  # a row locked by a cancel or a decision is free again soon
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
+class Outcome(NamedTuple):
     """How one run ended: in a final `state`, or, with `retry_event`, to be tried again after `delay` seconds."""
 
     run: Run

@@ -14,7 +14,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypeVar
 from uuid import UUID
 
 import orjson
@@ -102,8 +102,7 @@ class Signal:
     expired: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Run:
+class Run(NamedTuple):
     """One claimed run of a task: what identifies it and what it was asked to do."""
 
     id: UUID
@@ -141,7 +140,7 @@ class TaskContext:
         self._llm: TaskModel | None = None
         self._checkpoints: dict[str, runs.Checkpoint] | None = None
         self._used: set[str] = set()
-        self._live = LiveOutput(database, tenant_id=run.tenant_id, task_id=run.id, fence=run.fence)
+        self._live: LiveOutput | None = None  # most runs show nothing
 
     def __repr__(self) -> str:
         return f"<TaskContext {self.run.type} {self.run.id} run {self.run.fence}>"
@@ -258,7 +257,7 @@ class TaskContext:
         kept = await self._kept(f"wait:{name}", None)
         if kept is not None:
             return Signal(name=name, **kept.output)
-        await self._live.close()
+        await self.close()
         async with self.database.tenant(self.tenant_id, self.actor) as db:
             outcome = await runs.wait(db, self.run, name, timeout=timeout)
         if outcome is None:
@@ -301,17 +300,25 @@ class TaskContext:
     async def progress(self, fraction: float, text: str) -> None:
         """Tell how far the run is: *fraction* of 1 and a few words. Written at most every 250 ms, the latest wins."""
         self.alive_at = time.monotonic()
-        self._live.progress({"fraction": round(max(0.0, min(1.0, fraction)), 4), "text": text[:200]})
+        self._output.progress({"fraction": round(max(0.0, min(1.0, fraction)), 4), "text": text[:200]})
         await asyncio.sleep(0)
 
     def emit(self, text: str) -> None:
         """Append live text for people watching; written at most every 250 ms."""
         self.alive_at = time.monotonic()
-        self._live.append(text)
+        self._output.append(text)
 
     async def close(self) -> None:
         """Write what is still buffered; the executor calls this when the code has ended."""
-        await self._live.close()
+        if self._live is not None:
+            await self._live.close()
+
+    @property
+    def _output(self) -> LiveOutput:
+        if self._live is None:
+            run = self.run
+            self._live = LiveOutput(self.database, tenant_id=run.tenant_id, task_id=run.id, fence=run.fence)
+        return self._live
 
     async def _kept(self, name: str, input_hash: bytes | None) -> runs.Checkpoint | None:
         if name in self._used:

@@ -6,7 +6,6 @@ import asyncio
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
@@ -91,7 +90,7 @@ def test_every_error_has_a_kind_and_the_kind_says_what_becomes_of_the_task(
     error: BaseException, first: str, second: str, last: str
 ) -> None:
     with trial():
-        verdicts = tuple(verdict(error, replace(RUN, attempt=attempt)) for attempt in (1, 2, 5))
+        verdicts = tuple(verdict(error, RUN._replace(attempt=attempt)) for attempt in (1, 2, 5))
 
     assert verdicts == (first, second, last)
 
@@ -112,7 +111,7 @@ def test_a_type_gives_single_errors_another_kind_or_other_waits() -> None:
     class BadZipFile(Exception):
         pass
 
-    again = replace(RUN, attempt=2)
+    again = RUN._replace(attempt=2)
     with trial(retry=retry, max_snoozes=2):
         assert verdict(FileNotFoundError("no")) == "failed", "a subclass of what is named"
         assert HOUR / 2 <= timedelta(seconds=judge(ConnectionResetError("no")).delay) <= HOUR, (
@@ -159,8 +158,8 @@ def test_a_snooze_lasts_as_long_as_the_provider_asks_within_an_hour(
 
 def test_snoozes_are_bounded_and_the_last_one_says_so() -> None:
     with trial(max_snoozes=3):
-        assert verdict(Throttled("wait"), replace(RUN, snoozes=2)) == "snoozed"
-        outcome = judge(Throttled("wait"), replace(RUN, snoozes=3))
+        assert verdict(Throttled("wait"), RUN._replace(snoozes=2)) == "snoozed"
+        outcome = judge(Throttled("wait"), RUN._replace(snoozes=3))
 
     assert outcome.state == "failed"
     assert outcome.error == {
@@ -174,7 +173,7 @@ def test_snoozes_are_bounded_and_the_last_one_says_so() -> None:
 def test_a_run_that_was_stopped_for_time_is_tried_again_then_timed_out(reason: str) -> None:
     with trial():
         first = judge(None, stop_reason=reason)
-        last = judge(None, replace(RUN, attempt=5), stop_reason=reason)
+        last = judge(None, RUN._replace(attempt=5), stop_reason=reason)
 
     assert (first.retry_event, first.error["class"]) == ("retry_scheduled", reason)
     assert (last.state, last.error["class"]) == ("timed_out", reason)
@@ -182,7 +181,7 @@ def test_a_run_that_was_stopped_for_time_is_tried_again_then_timed_out(reason: s
 
 def test_when_the_total_time_is_up_no_attempt_is_left_however_many_there_were() -> None:
     with trial():
-        outcome = judge(None, replace(RUN, deadline_is_total=True), stop_reason="timeout")
+        outcome = judge(None, RUN._replace(deadline_is_total=True), stop_reason="timeout")
 
     assert (outcome.state, outcome.error["class"]) == ("timed_out", "total_timeout")
 
@@ -221,15 +220,15 @@ def test_a_result_of_exactly_the_limit_is_kept() -> None:
 
 
 def test_a_type_that_this_release_does_not_know_is_left_to_others_for_about_an_hour() -> None:
-    unknown = replace(RUN, type="unheard_of")
+    unknown = RUN._replace(type="unheard_of")
     waited = 0.0
     for snoozes in range(UNKNOWN_SNOOZES):
-        outcome = judge(NotKnownHere("no such type"), replace(unknown, snoozes=snoozes))
+        outcome = judge(NotKnownHere("no such type"), unknown._replace(snoozes=snoozes))
         assert (outcome.retry_event, outcome.counts) == ("snoozed", False)
         waited += outcome.delay
 
     assert 0.5 < waited / 3600 < 1.5
-    outcome = judge(NotKnownHere("no such type"), replace(unknown, snoozes=UNKNOWN_SNOOZES))
+    outcome = judge(NotKnownHere("no such type"), unknown._replace(snoozes=UNKNOWN_SNOOZES))
     assert (outcome.state, outcome.error["class"]) == ("failed", "unknown-task-type")
 
 
