@@ -348,7 +348,9 @@ class Visitor:
                 await asyncio.sleep(0.01)
 
     async def _backends(self) -> list[int]:
-        rows = await self.admin.fetch("SELECT pid FROM pg_stat_activity WHERE usename = 'galley_web'")
+        rows = await self.admin.fetch(
+            "SELECT pid FROM pg_stat_activity WHERE datname = current_database() AND usename = 'galley_web'"
+        )
         return [row["pid"] for row in rows]
 
     async def be_live(self) -> None:

@@ -26,12 +26,13 @@ from tests.chaos.history import Report
 from tests.chaos.processes import Child, Pace, Place
 from tests.chaos.rolling import sign_in
 
-PACE = Pace(lease=3.0, heartbeat=0.6, rescue=0.5, poll=0.5, grace=1.0)
+PACE = Pace(lease=5.0, heartbeat=0.6, rescue=0.5, poll=0.5, grace=1.0)
 HOUR = 3600
 HALF = timedelta(minutes=30)  # less than a server is wrong
 LIBRARIES = ("/usr/lib", "/lib", "/usr/local/lib", "/opt/homebrew/lib")
 LIVENESS_SECONDS = 120.0
 STEPS = (0, HOUR, -HOUR)
+TICKS, LONG_TICKS = 10, 100
 
 
 def find_library() -> Path | None:
@@ -104,7 +105,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
                 while await admin.fetchval("SELECT count(*) FROM tasks"):
                     await asyncio.sleep(0.05)
             await _check_tasks(place, admin, report)
-            await _check_ticks(admin, schedule, report, wanted=100 if long else 10)
+            await _check_ticks(admin, schedule, report, wanted=LONG_TICKS if long else TICKS)
     finally:
         jumps.cancel()
         await asyncio.gather(jumps, return_exceptions=True)
@@ -139,7 +140,11 @@ async def _work(
         async with client.post("/api/v1/schedules", json=body) as response:
             answer = await response.json()
             assert response.status == 201, answer
-        await asyncio.sleep(102 if long else 12)
+        await asyncio.sleep(2 + (LONG_TICKS if long else TICKS))
+        ticks = "SELECT count(*) FROM schedule_ticks WHERE schedule_id = $1::text::uuid"
+        async with asyncio.timeout(LIVENESS_SECONDS):
+            while await admin.fetchval(ticks, answer["id"]) < (LONG_TICKS if long else TICKS):
+                await asyncio.sleep(0.1)
         path, version = f"/api/v1/schedules/{answer['id']}", answer["version"]
         async with client.post(f"{path}/pause", json={}, headers={"If-Match": f'"{version}"'}) as response:
             assert response.status == 200, await response.text()

@@ -24,6 +24,7 @@ PACE = Pace(lease=1.5, heartbeat=0.4, rescue=0.25, poll=0.2, grace=0.5)
 BATCH_SECONDS = 0.05
 SHORT_QUEUE = 300  # on a machine that cannot keep up the drip waits
 LIVENESS_SECONDS = 30.0
+REFUSED = "stale result refused"
 SLEEPWALKER = "-sleepwalker"
 
 
@@ -41,11 +42,13 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
         try:
             await asyncio.sleep(1)
             await _break(place, executors, faults, dice)
+            await _until_refused(place, executors, dice)
         finally:
             dripping.cancel()
-            await asyncio.gather(dripping, return_exceptions=True)
+            [ended] = await asyncio.gather(dripping, return_exceptions=True)
     await _drain(place)
     report = Report(violations=await check(place))
+    report.expect(isinstance(ended, asyncio.CancelledError), f"the load broke off: {ended!r}")
     await asyncio.sleep(1)  # what a late sleeper still had in hand has been sent by now
     report.violations += [violation for violation in await check(place) if violation not in report.violations]
     report.figures = await _figures(place)
@@ -107,6 +110,14 @@ async def _break(place: Place, executors: list[Child], faults: list[str], dice: 
     await asyncio.gather(*sleeping)
 
 
+async def _until_refused(place: Place, executors: list[Child], dice: random.Random) -> None:
+    """Strike on until the fence was needed: the dice may have put to sleep only those that had nothing in hand."""
+    deadline = time.monotonic() + LIVENESS_SECONDS
+    while not _count_refused(place) and time.monotonic() < deadline:
+        await _sleep(dice.choice([child for child in executors if SLEEPWALKER in child.name]), 2.5)
+        await asyncio.sleep(1)  # that long it walks on
+
+
 async def _sleep(victim: Child, seconds: float) -> None:
     victim.send(signal.SIGSTOP)
     try:
@@ -134,8 +145,7 @@ async def check(place: Place) -> list[str]:
             "SELECT count(*) FROM (SELECT FROM chaos_marks WHERE what = 'version' GROUP BY task_id HAVING count(*) > 1) AS twice"
         )
         stale_versions = await admin.fetchval(
-            "SELECT count(*) FROM chaos_marks m JOIN task_events v ON v.task_id = m.task_id AND v.fence = m.fence"
-            " WHERE m.what = 'version' AND v.event IN ('rescued', 'interrupted', 'retry_scheduled') AND m.at > v.at"
+            "SELECT count(*) FROM chaos_marks WHERE what = 'version' AND owner IS DISTINCT FROM fence"
         )
         versionless = await admin.fetchval(
             "SELECT count(*) FROM task_history h WHERE h.state = 'succeeded'"
@@ -172,6 +182,10 @@ async def _figures(place: Place) -> dict[str, Any]:
         "sleeps past the lease": faults.count("SIGSTOP"),
         "rescues": rescued,
         "ended by three crashes": crash_loops,
-        "stale results refused": sum(child.count_in_log("stale result refused") for child in place.children),
+        "stale results refused": _count_refused(place),
         "drained s": place.history.read("drained")[0]["seconds"],
     }
+
+
+def _count_refused(place: Place) -> int:
+    return sum(child.count_in_log(REFUSED) for child in place.children)

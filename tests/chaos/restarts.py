@@ -35,6 +35,8 @@ ANSWER_SECONDS = 2.0
 BACK_SECONDS = 5.0  # from PostgreSQL's return to the first task it accepts
 LIVENESS_SECONDS = 60.0
 CUT_EVERY_SECONDS = 0.2
+# What a connection ends in when PostgreSQL does.
+GONE = (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -161,31 +163,36 @@ async def restart(place: Place, seconds: float) -> None:
 
 async def _kill_backend(place: Place, dice: random.Random) -> None:
     """kill -9 one of the servers' backends: PostgreSQL then ends all others and recovers as after a crash."""
-    async with place.admin() as admin:
-        pids = [
-            row["pid"]
-            for row in await admin.fetch(
-                "SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'galley%'"
-            )
-        ]
-    dice.shuffle(pids)
-    for victim in pids:
-        with contextlib.suppress(ProcessLookupError):  # its connection has just been closed: another one then
-            os.kill(victim, signal.SIGKILL)
-            place.history.add("fault", process="backend", pid=victim, signal="SIGKILL")
-            break
-    place.history.add("down")
     async with asyncio.timeout(30):
+        with contextlib.suppress(*GONE):
+            async with place.admin() as admin:
+                victim = await _strike_backend(admin, dice)
+                place.history.add("fault", process="backend", pid=victim, signal="SIGKILL")
+                while await admin.fetchval(
+                    "SELECT true"
+                ):  # until PostgreSQL has noticed, and ends this one too
+                    await asyncio.sleep(0.005)
+        place.history.add("down")
         while True:
             try:
                 async with place.admin() as admin:
                     assert await admin.fetchval("SELECT 1")
                 break
-            except (
-                OSError, asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError,
-            ):  # fmt: skip
+            except GONE:
                 await asyncio.sleep(0.01)
     place.history.add("up")
+
+
+async def _strike_backend(admin: asyncpg.Connection[asyncpg.Record], dice: random.Random) -> int:
+    """Kill one of the servers' backends and return its process id. They come and go: one that is gone is no victim."""
+    while True:
+        rows = await admin.fetch("SELECT pid FROM pg_stat_activity WHERE application_name LIKE 'galley%'")
+        if rows:
+            victim: int = dice.choice(rows)["pid"]
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, signal.SIGKILL)
+                return victim
+        await asyncio.sleep(0.01)
 
 
 async def _cut(place: Place, seconds: float) -> None:

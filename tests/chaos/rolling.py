@@ -21,17 +21,27 @@ import asyncpg
 from aiohttp import ClientError, ClientSession, ClientTimeout
 
 from tests.chaos.history import Report
-from tests.chaos.processes import Child, Pace, Place
+from tests.chaos.processes import SERVES, Child, Pace, Place
 
 PACE = Pace(lease=20.0, heartbeat=0.6, rescue=0.5, poll=0.5, grace=1.0)
 DRAIN_SECONDS = 2.0
 STOP_SECONDS = 8.0  # drain, grace and what closing takes on a busy machine
 LASTING = STOP_SECONDS + 2  # what a run takes that a stop must not wait for
+OUTLASTING = DRAIN_SECONDS + 1.5  # what a run has to go that will outlast a drain which is about to begin
 LIVENESS_SECONDS = 90.0
 UNAVAILABLE = 503
 SETTINGS = {"DRAIN_SECONDS": str(DRAIN_SECONDS), "EXECUTOR_SLOTS": "120"}
 RUNS_OF = "SELECT count(*) FROM tasks t JOIN executors e ON e.id = t.executor_id WHERE e.pid = $1"
-STARTING = "SELECT EXISTS (SELECT FROM pg_stat_activity WHERE application_name IN ('galley migrate', 'galley check'))"
+# Runs of a process that will take so many seconds more.
+LONGER_RUNS = """
+SELECT t.id::text FROM tasks t JOIN executors e ON e.id = t.executor_id
+WHERE e.pid = $1 AND t.state = 'running'
+  AND (t.payload ->> 'seconds')::float8 - extract(epoch FROM clock_timestamp() - t.started_at) > $2
+"""
+STARTING = """
+SELECT EXISTS (
+  SELECT FROM pg_stat_activity WHERE datname = current_database() AND application_name IN ('galley migrate', 'galley check'))
+"""
 SIGN_IN = """
 WITH u AS (
   INSERT INTO users (tenant_id, email, name, password_hash, role)
@@ -103,14 +113,16 @@ class Load:
                 await self.call("GET", f"/api/v1/tasks/{self.dice.choice(self.accepted)}")
             await asyncio.sleep(0.02)
 
-    async def watch(self, task_id: str) -> None:
+    async def watch(self, task_id: str, first: Child | None = None) -> None:
         """Watch a task's page until the stream says that it is over; whenever it breaks off, open it again anywhere."""
         number = len(self.streamed)
         self.streamed.append(0)
         while not self.over.is_set():
-            url = f"{self.dice.choice(self.servers).url}/desk/tasks/{task_id}/live"
+            server = (
+                first if first is not None and not self.streamed[number] else self.dice.choice(self.servers)
+            )
             try:
-                if await self._stream(url, number):
+                if await self._stream(f"{server.url}/desk/tasks/{task_id}/live", number):
                     return
             except (ClientError, TimeoutError):
                 self.unreachable += 1
@@ -165,10 +177,8 @@ async def _roll(
         watching = [group.create_task(load.watch(task_id)) for task_id in first[-watchers:]]
         took = []
         for turn in range(turns):
-            async with asyncio.timeout(LIVENESS_SECONDS):
-                while await admin.fetchval("SELECT count(*) FROM tasks WHERE state = 'running'") < 50:
-                    await asyncio.sleep(0.02)
             old = load.servers[0]  # clients go on knocking at its door
+            watching.append(await _occupy(load, admin, group, old))
             took.append(await _stop(old, report, f"turn {turn}"))
             load.servers = [load.servers[1], await place.start(old.name, "serve", env=SETTINGS)]
             await load.create(100)
@@ -177,6 +187,21 @@ async def _roll(
         load.over.set()
         await asyncio.gather(*clients)
     report.figures |= {"stops": turns, "slowest stop s": round(max(took), 2)}
+
+
+async def _occupy(
+    load: Load, admin: asyncpg.Connection[asyncpg.Record], group: asyncio.TaskGroup, server: Child
+) -> asyncio.Task[None]:
+    """See to it that the server has runs that will outlast its drain, and a stream of one of them to break off."""
+    async with asyncio.timeout(LIVENESS_SECONDS):
+        while len(lasting := await admin.fetch(LONGER_RUNS, server.pid, OUTLASTING)) < 10:
+            await load.create(50, shortest=5.0)
+            await asyncio.sleep(0.1)
+        number = len(load.streamed)
+        watcher = group.create_task(load.watch(lasting[-1]["id"], first=server))
+        while not sum(load.streamed[number:]):
+            await asyncio.sleep(0.005)
+    return watcher
 
 
 async def _stop(server: Child, report: Report, where: str) -> float:
@@ -194,9 +219,7 @@ async def _stop(server: Child, report: Report, where: str) -> float:
     return time.monotonic() - began
 
 
-async def _hurry(
-    place: Place, load: Load, report: Report, admin: asyncpg.Connection[asyncpg.Record]
-) -> None:
+async def _hurry(place: Place, load: Load, report: Report, admin: asyncpg.Connection[asyncpg.Record]) -> None:
     """SIGTERM twice: runs that would outlast the drain are given back at once."""
     patient = {**SETTINGS, "DRAIN_SECONDS": "60"}
     server = await place.start("hurried", "serve", env=patient)
@@ -205,6 +228,7 @@ async def _hurry(
     async with asyncio.timeout(LIVENESS_SECONDS):
         while await admin.fetchval(RUNS_OF, server.pid) < 10:  # the others are quick to take what it is given
             await load.create(50, shortest=LASTING, longest=LASTING)
+            await asyncio.sleep(0.1)
     server.send(signal.SIGTERM)
     await server.says("stopping")
     load.servers = others
@@ -216,7 +240,8 @@ async def _break_off(place: Place, report: Report, dice: random.Random) -> None:
     async with place.admin() as admin:
         starting = await place.spawn("broken off", "serve", ["serve"], env=SETTINGS)
         async with asyncio.timeout(LIVENESS_SECONDS):
-            while not await admin.fetchval(STARTING):  # before its first connection it has nothing to lose
+            # Before its first connection it has nothing to lose; and those of its start are soon over.
+            while not await admin.fetchval(STARTING) and SERVES not in starting.read_log():
                 await asyncio.sleep(0.005)
     await asyncio.sleep(dice.uniform(0, 0.5))
     await _stop(starting, report, "a start that was broken off")

@@ -12,6 +12,7 @@ from tests.chaos.history import Report
 from tests.chaos.processes import Child, Place
 
 STOP_SECONDS = 20.0
+LAST_SECONDS = 10.0
 EMBEDDED = {
     "DATABASE_URL": "",
     "MIGRATE_DATABASE_URL": "",
@@ -56,8 +57,8 @@ async def _start(place: Place, name: str, arguments: list[str], env: dict[str, s
 
 
 async def _left(data: Path) -> list[str]:
-    """Return the processes that still exist two seconds after the end: the model ends by itself within that."""
-    deadline = time.monotonic() + 2
+    """Return the processes that still exist some seconds after the end: the model ends by itself within that."""
+    deadline = time.monotonic() + LAST_SECONDS
     while (left := processes_of(data)) and time.monotonic() < deadline:
         await asyncio.sleep(0.05)
     return left

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,7 @@ from tests.llm_server import ScriptedModel
 PACE = Pace(lease=6.0, heartbeat=2.0)  # slow: what closes a stream within a second is not the heartbeat
 CLOSE_SECONDS = 1.0
 PIECE_SECONDS = 0.05
+BOOK_SECONDS = 10.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +107,10 @@ async def _check_nothing_came_after(place: Place, report: Report) -> None:
     await asyncio.sleep(1)
     cancelled = [entry["task"] for entry in place.history.read("cancelled")]
     async with place.admin() as admin:
+        with contextlib.suppress(TimeoutError):  # what is reserved for ever is told below
+            async with asyncio.timeout(BOOK_SECONDS):
+                while await admin.fetchval("SELECT count(*) FROM llm_calls WHERE state = 'reserved'"):
+                    await asyncio.sleep(0.05)
         states = await admin.fetch("SELECT id::text, state FROM task_history")
         written = await admin.fetchval("SELECT count(*) FROM chaos_marks WHERE what = 'version'")
         steps = await admin.fetchval("SELECT count(*) FROM task_steps")

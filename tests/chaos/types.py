@@ -1,7 +1,7 @@
 """Task types that exist only in processes made for experiments. Each leaves marks in a table of its own, for the checker.
 
-A mark is (task, fence, process, what, when): `began` and `ended` are written freely, `version` only inside `task.write`, as a
-content version would be.
+A mark is (task, fence, process, what, when, owner): `began` and `ended` are written freely, `version` only inside `task.write`, as a
+content version would be. Its owner is the fence that the task had by then: another one than the run's own means that it was lost.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 import os
 import time
 from datetime import timedelta
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel
@@ -23,11 +24,13 @@ log = logging.getLogger(__name__)
 
 MARKS = """
 CREATE TABLE IF NOT EXISTS chaos_marks (
-  task_id uuid NOT NULL, fence int NOT NULL, pid int NOT NULL, what text NOT NULL, at timestamptz NOT NULL DEFAULT clock_timestamp()
+  task_id uuid NOT NULL, fence int NOT NULL, pid int NOT NULL, what text NOT NULL, owner int, at timestamptz NOT NULL DEFAULT clock_timestamp()
 );
 GRANT SELECT, INSERT ON chaos_marks TO galley_web;
 """
-MARK = "INSERT INTO chaos_marks (task_id, fence, pid, what) VALUES ($1, $2, $3, $4)"
+MARK = """
+INSERT INTO chaos_marks (task_id, fence, pid, what, owner) VALUES ($1, $2, $3, $4, (SELECT t.fence FROM tasks t WHERE t.id = $1))
+"""
 
 
 class Payload(BaseModel):
@@ -36,6 +39,7 @@ class Payload(BaseModel):
     seconds: float = 0
     phase: str = "result"
     pid: int = 0
+    until: str = ""  # a file
 
 
 async def mark(task: TaskContext, what: str) -> None:
@@ -79,15 +83,15 @@ async def tally(task: TaskContext, payload: Payload) -> dict[str, int]:
 
 
 async def staged(task: TaskContext, payload: Payload) -> dict[str, int]:
-    """Sleep in the first run only, so that it can be stopped there, then do one fenced thing and end."""
+    """Wait for a file in the first run only, so that it can be stopped there, then do one fenced thing and end."""
 
     async def count() -> int:
         return task.fence
 
     await task.step("prepare", count)  # from here on it knows its checkpoints and learns of no newer ones
     await mark(task, "began")
-    if task.fence == 1:
-        await asyncio.sleep(payload.seconds)
+    while task.fence == 1 and payload.until and not Path(payload.until).exists():
+        await asyncio.sleep(0.01)
     if payload.phase == "step":
         await task.step("paid", count)
     if payload.phase == "write":
