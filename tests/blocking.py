@@ -75,6 +75,17 @@ def sleep(seconds: float, mark: str | None = None) -> float:
     return seconds
 
 
+def meet(mark: str, other: str) -> str:
+    """Leave a note and block until somebody leaves another one, which takes an event loop that goes on."""
+    Path(mark).write_text(f"{os.getpid()}", encoding="utf-8")
+    deadline = time.monotonic() + 20
+    while not Path(other).exists():
+        if time.monotonic() > deadline:
+            raise TimeoutError("nobody came")
+        time.sleep(0.01)
+    return "met"
+
+
 def burst() -> int:
     """Take memory until there is none."""
     kept = []
@@ -151,13 +162,13 @@ def alive(pid: int) -> bool:
 
 async def marked(mark: Path) -> list[int]:
     """Wait until a function has left its note and return the pids in it."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(30):
         while not (mark.exists() and mark.read_text(encoding="utf-8")):
             await asyncio.sleep(0.005)
     return [int(pid) for pid in mark.read_text(encoding="utf-8").split()]
 
 
-async def gone(*pids: int, seconds: float = 2) -> float:
+async def gone(*pids: int, seconds: float = 10) -> float:
     """Wait until none of the processes runs; returns how long that took."""
     started = time.monotonic()
     async with asyncio.timeout(seconds):

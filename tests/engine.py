@@ -28,7 +28,8 @@ QUICK = Options(
     poll_max=timedelta(seconds=0.05),
     grace=timedelta(seconds=0.3),
     drain=timedelta(seconds=0.2),
-    timing=Timing(lease=timedelta(seconds=2), heartbeat=timedelta(seconds=0.3)),
+    # The lease outlasts any pause of a busy machine; who wants it lost ends it in the database, or has one of their own.
+    timing=Timing(lease=timedelta(seconds=15), heartbeat=timedelta(seconds=0.3)),
 )
 
 
@@ -92,7 +93,7 @@ async def get(database: Database, tenant: UUID, task_id: UUID) -> Task:
         return await tasks.get(db, tenant, task_id)
 
 
-async def until(database: Database, task: Task, *states: str, seconds: float = 15) -> Task:
+async def until(database: Database, task: Task, *states: str, seconds: float = 30) -> Task:
     """Wait until the task is in one of *states* and return it. Raises: TimeoutError that names its last state."""
     latest = task
     try:
@@ -104,7 +105,7 @@ async def until(database: Database, task: Task, *states: str, seconds: float = 1
     return latest
 
 
-async def ended(database: Database, task: Task, *, seconds: float = 15) -> Task:
+async def ended(database: Database, task: Task, *, seconds: float = 30) -> Task:
     """Wait until the task has ended for good and return it."""
     return await until(database, task, "succeeded", "failed", "timed_out", "cancelled", seconds=seconds)
 

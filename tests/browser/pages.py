@@ -101,7 +101,7 @@ async def visit(
         [{"name": name, "value": value, "url": served.url} for name, value in (cookies or {}).items()]
     )
     page = await opened.new_page()
-    page.set_default_timeout(10_000)
+    page.set_default_timeout(20_000)
     made = Visit(page, served.url)
     page.on(
         "console",

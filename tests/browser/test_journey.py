@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
+from collections.abc import Awaitable, Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -120,19 +122,32 @@ async def test_the_menu_of_a_narrow_screen_opens_and_closes_with_the_keyboard(
     await expect(page.get_by_role("heading", level=1)).to_have_text("Documents")
 
 
+def _until(seen: asyncio.Event) -> Callable[[TaskContext, object], Awaitable[dict[str, int]]]:
+    """Return the code of a task that runs until it was seen running."""
+
+    async def run(_task: TaskContext, _payload: object) -> dict[str, int]:
+        await seen.wait()
+        return {"done": 1}
+
+    return run
+
+
 async def test_a_task_is_seen_running_to_its_end_without_a_reload(
     browser: Browser, served: web.Served, database: Database, tenant: UUID
 ) -> None:
-    task = await engine.enqueue(database, tenant, "noop", {"seconds": 1})
-    visit = await pages.visit(browser, served, await desk.sign_up(database, tenant))
-    page = visit.page
-    await visit.open(f"/desk/tasks/{task.id}")
-    await page.evaluate("window.stayed = true")
-    await expect(page.locator("#task-status")).to_contain_text("queued")
+    seen = asyncio.Event()
+    with engine.task_type("watched", _until(seen)):
+        task = await engine.enqueue(database, tenant, "watched")
+        visit = await pages.visit(browser, served, await desk.sign_up(database, tenant))
+        page = visit.page
+        await visit.open(f"/desk/tasks/{task.id}")
+        await page.evaluate("window.stayed = true")
+        await expect(page.locator("#task-status")).to_contain_text("queued")
 
-    async with engine.running_executor(database):
-        await expect(page.locator("#task-status")).to_contain_text("running")
-        await expect(page.locator("#task-status")).to_contain_text("succeeded")
+        async with engine.running_executor(database):
+            await expect(page.locator("#task-status")).to_contain_text("running")
+            seen.set()
+            await expect(page.locator("#task-status")).to_contain_text("succeeded")
 
     await expect(page.locator("#task-result")).to_be_visible()
     await expect(page.get_by_role("link", name="Requeue…")).to_be_visible()
@@ -143,17 +158,20 @@ async def test_a_task_is_seen_running_to_its_end_without_a_reload(
 async def test_what_a_person_opened_and_typed_outlives_the_live_changes(
     browser: Browser, served: web.Served, database: Database, tenant: UUID
 ) -> None:
-    task = await engine.enqueue(database, tenant, "noop", {"seconds": 2})
-    visit = await pages.visit(browser, served, await desk.sign_up(database, tenant))
-    page = visit.page
-    await visit.open(f"/desk/tasks/{task.id}")
-    await page.get_by_text("Cancel…").click()
-    await page.get_by_label("Why").fill("half a thou")
+    seen = asyncio.Event()
+    with engine.task_type("watched", _until(seen)):
+        task = await engine.enqueue(database, tenant, "watched")
+        visit = await pages.visit(browser, served, await desk.sign_up(database, tenant))
+        page = visit.page
+        await visit.open(f"/desk/tasks/{task.id}")
+        await page.get_by_text("Cancel…").click()
+        await page.get_by_label("Why").fill("half a thou")
 
-    async with engine.running_executor(database):
-        await expect(page.locator("#task-status")).to_contain_text("running")
-        await expect(page.get_by_label("Why")).to_have_value("half a thou")
-        await expect(page.get_by_label("Why")).to_be_focused()
+        async with engine.running_executor(database):
+            await expect(page.locator("#task-status")).to_contain_text("running")
+            await expect(page.get_by_label("Why")).to_have_value("half a thou")
+            await expect(page.get_by_label("Why")).to_be_focused()
+            seen.set()
 
 
 async def test_the_step_that_the_keyboard_is_on_stays_open_and_focused_while_steps_come(

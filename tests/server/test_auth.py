@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import statistics
 import time
 from collections.abc import AsyncIterator
@@ -264,20 +265,25 @@ async def test_a_session_set_before_signing_in_is_worthless_after_it(
 async def test_a_wrong_password_and_an_unknown_address_look_alike_and_take_as_long(
     browser: ClientSession,
 ) -> None:
-    bodies, times = {}, {}
-    for email, password in (("ada@example.org", "wrong password"), ("bob@example.org", PASSWORD)):
-        spent = []
-        for _ in range(4):
+    bodies, times = {}, {"ada@example.org": 1000.0, "bob@example.org": 1.0}
+
+    def alike() -> bool:
+        return 0.5 < times["ada@example.org"] / times["bob@example.org"] < 2
+
+    for turn in range(25):  # in turns, until both have met a quiet moment
+        for email, password in (("ada@example.org", "wrong password"), ("bob@example.org", PASSWORD)):
             started = time.perf_counter()
             async with browser.post("/login", data={"email": email, "password": password}) as response:
                 bodies[email] = (response.status, (await response.text()).replace(email, "…"))
-            spent.append(time.perf_counter() - started)
-        times[email] = min(spent)
+            spent = time.perf_counter() - started
+            times[email] = min(times[email], spent) if turn else spent
+        if turn >= 3 and alike():
+            break
 
     assert bodies["ada@example.org"] == bodies["bob@example.org"]
     assert bodies["ada@example.org"][0] == 401
-    # Both hash: without it an unknown address would answer twenty times as fast.
-    assert 0.5 < times["ada@example.org"] / times["bob@example.org"] < 2
+    # Both hash: without it an unknown address would answer twenty times as fast, however often it is asked.
+    assert alike(), times
 
 
 @pytest.mark.usefixtures("user")
@@ -476,16 +482,21 @@ async def test_long_passwords_are_not_cut_short() -> None:
 
 
 async def test_hashing_leaves_the_loop_free() -> None:
-    lags = []
+    medians = []
+    for _ in range(10):  # a busy machine may hold up the loop as well, but not each time
+        lags = []
 
-    async def tick() -> None:
-        while True:
-            started = time.perf_counter()
-            await asyncio.sleep(0.005)
-            lags.append(time.perf_counter() - started - 0.005)
+        async def tick(lags: list[float]) -> None:
+            while True:
+                started = time.perf_counter()
+                await asyncio.sleep(0.005)
+                lags.append(time.perf_counter() - started - 0.005)
 
-    ticking = asyncio.create_task(tick())
-    await asyncio.gather(*(passwords.matches(None, "x") for _ in range(4)))
-    ticking.cancel()
+        ticking = asyncio.create_task(tick(lags))
+        await asyncio.gather(*(passwords.matches(None, "x") for _ in range(4)))
+        ticking.cancel()
+        medians.append(statistics.median(lags) if lags else math.inf)
+        if medians[-1] < 0.05:
+            break
 
-    assert statistics.median(lags) < 0.05
+    assert min(medians) < 0.05

@@ -122,7 +122,7 @@ async def test_a_cancel_reaches_the_run_and_names_who_and_why(
     with engine.task_type("endless", endless):
         task = await engine.until(database, await engine.enqueue(database, operating, "endless"), "running")
         answer = await galley("task", "cancel", str(task.id), "--reason", "not needed")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await stopped.wait()
 
     assert answer.out == f"{task.id} cancelled\n"

@@ -33,7 +33,7 @@ async def test_a_cancel_stays_one_when_the_connection_has_broken_meanwhile(
     holding = asyncio.create_task(hold())
     pid, db = await lent
     await admin.execute("SELECT pg_terminate_backend($1)", pid)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not _broken(db):
             await asyncio.sleep(0.01)
     holding.cancel()

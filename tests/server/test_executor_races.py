@@ -258,10 +258,17 @@ async def test_late_news_of_an_earlier_run_does_not_stop_the_present_one(
     database: Database, tenant: UUID
 ) -> None:
     """A heartbeat may ask about run 1 and be answered when run 3 of the same task has begun here."""
-    async with running_executor(database) as executor:
-        task = await until(database, await enqueue(database, tenant, "noop", {"seconds": 0.3}), "running")
-        executor._stop_lost({task.id: task.fence - 1})
-        task = await ended(database, task)
+    told = asyncio.Event()
+
+    async def work(task: TaskContext, payload: Any) -> None:
+        await told.wait()
+
+    with task_type("work", work):
+        async with running_executor(database) as executor:
+            task = await until(database, await enqueue(database, tenant, "work"), "running")
+            executor._stop_lost({task.id: task.fence - 1})
+            told.set()
+            task = await ended(database, task)
 
     assert (task.state, task.fence) == ("succeeded", 1)
 

@@ -434,7 +434,7 @@ async def test_a_second_head_that_never_ends_is_given_up_too(
         assert (await reader.readuntil(b"hello")).startswith(b"HTTP/1.1 200 ")
 
         writer.write(b"GET /public HT")
-        async with asyncio.timeout(3):
+        async with asyncio.timeout(15):
             assert (await reader.read(-1)).startswith(b"HTTP/1.1 408 ")
         writer.close()
 
@@ -442,12 +442,12 @@ async def test_a_second_head_that_never_ends_is_given_up_too(
 async def test_a_handler_may_take_longer_than_a_head(
     database: Database, tenant: UUID, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(connections, "HEAD_SECONDS", 0.2)
+    monkeypatch.setattr(connections, "HEAD_SECONDS", 1.0)
     table = web.RouteTableDef()
 
     @table.post("/slow")
     async def wait(request: web.Request) -> web.Response:
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(1.5)
         return web.Response(text=await request.text())
 
     async with (

@@ -120,7 +120,7 @@ async def test_a_wait_in_a_group_of_asyncio_tasks_waits(database: Database, tena
     with task_type("grouped", run):
         async with running_executor(database) as executor:
             task = await until(database, await enqueue(database, tenant, "grouped"), "waiting")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 while executor.busy:
                     await asyncio.sleep(0.01)
             assert executor.stale_results == 0
@@ -214,7 +214,7 @@ async def test_a_registration_whose_answer_was_lost_is_made_again(database: Data
     supervisor = Supervisor()
     executor.start(supervisor)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await executor.lease.held.wait()
     finally:
         await executor.drain()

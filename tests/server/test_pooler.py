@@ -138,7 +138,7 @@ async def test_nothing_listens_through_a_pooler_and_everything_does_round_it(
         await connection.add_listener("galley_probe", lambda *_: heard.set())
         async with pooled.statement() as db:
             await db.execute("SELECT pg_notify('galley_probe', 'x')")
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             await heard.wait()
         connection.terminate()
         assert (direct.pooled, direct.can_listen) == (True, True)

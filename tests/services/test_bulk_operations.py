@@ -271,7 +271,7 @@ async def test_running_tasks_are_cancelled_and_their_runs_stopped(database: Data
         operation = await start(database, tenant, await preview(database, tenant, "cancel", state="running"))
         async with carrying(carrier):
             assert (await over(database, operation, tenant)).done == 5
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while executor.busy:
                 await asyncio.sleep(0.01)
 
@@ -357,6 +357,9 @@ async def _successors(admin: Admin) -> dict[int, int]:
     return {row["n"]: row["tasks"] for row in rows}
 
 
+MOST_KILLS = 20
+
+
 async def test_three_processes_that_lose_their_connections_requeue_each_dead_letter_once(
     database: Database, tenant: UUID, admin: Admin
 ) -> None:
@@ -372,7 +375,9 @@ async def test_three_processes_that_lose_their_connections_requeue_each_dead_let
                 killed += await admin.fetchval(
                     "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE datname = current_database()"
                     " AND xact_start IS NOT NULL AND application_name = 'galley web' AND random() < $1",
-                    0.3 if killed else 1,
+                    (0.3 if killed else 1)
+                    if killed < MOST_KILLS
+                    else 0,  # a slow machine would never get through a batch
                 )
                 await asyncio.sleep(0.02)
 

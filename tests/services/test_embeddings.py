@@ -81,20 +81,24 @@ async def test_what_lies_beyond_256_pieces_is_not_read() -> None:
 async def test_the_loop_goes_on_while_the_model_works() -> None:
     embedder = Embedder()
     await embedder.embed(["load"])
-    gaps = []
+    longest = []
+    for _ in range(10):  # a busy machine may hold up the loop as well, but not each time
+        gaps: list[float] = []
 
-    async def watch() -> None:
-        while True:
-            before = time.monotonic()
-            await asyncio.sleep(0.01)
-            gaps.append(time.monotonic() - before)
+        async def watch(gaps: list[float]) -> None:
+            while True:
+                before = time.monotonic()
+                await asyncio.sleep(0.01)
+                gaps.append(time.monotonic() - before)
 
-    watching = asyncio.create_task(watch())
-    await embedder.embed(["a text of some length about printing " * 20] * 8)
-    watching.cancel()
+        watching = asyncio.create_task(watch(gaps))
+        await embedder.embed(["a text of some length about printing " * 20] * 8)
+        watching.cancel()
+        longest.append(max(gaps) if len(gaps) > 5 else math.inf)
+        if longest[-1] < 0.25:
+            break
 
-    assert len(gaps) > 5
-    assert max(gaps) < 0.25
+    assert min(longest) < 0.25
 
 
 async def test_without_the_optional_packages_it_says_which_one_is_missing(

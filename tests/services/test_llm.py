@@ -63,7 +63,7 @@ async def provider(server: ScriptedModel) -> AsyncIterator[Provider]:
         server.base_url,
         "key",
         server.model,
-        idle_timeout=timedelta(seconds=0.5),
+        idle_timeout=timedelta(seconds=1.5),
         total_timeout=timedelta(seconds=5),
     )
     yield made
@@ -88,7 +88,7 @@ async def next_run(admin: Any, run: Run) -> Run:
 
 async def closed(server: ScriptedModel, number: int = 0) -> float:
     """Wait until the server sees request *number* given up; return when."""
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while len(server.requests) <= number or server.requests[number].closed_at is None:
             await asyncio.sleep(0.01)
     at = server.requests[number].closed_at
@@ -193,7 +193,7 @@ async def test_cancelling_closes_the_upstream_stream_within_a_second_and_books_t
 ) -> None:
     server.set(fault="endless", delay=0.02)
     work = asyncio.create_task(model.complete(QUESTION, max_tokens=5000))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not run.heard:
             await asyncio.sleep(0.01)
 
@@ -213,7 +213,7 @@ async def test_cancelling_while_the_server_has_not_answered_yet_closes_the_conne
 ) -> None:
     server.set(fault="hang")
     work = asyncio.create_task(model.complete(QUESTION, max_tokens=100))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(15):
         while not server.requests:
             await asyncio.sleep(0.01)
 
@@ -230,7 +230,7 @@ async def test_an_answer_that_is_complete_is_settled_even_when_the_run_is_cancel
     model: TaskModel, run: Run, database: Database, server: ScriptedModel, admin: Any
 ) -> None:
     """The settling transaction waits for a lock; the cancel comes while it does."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(15):
         server.set(delay=0.05)
         work = asyncio.create_task(model.complete(QUESTION, max_tokens=100))
         while not run.heard:
@@ -254,8 +254,8 @@ async def test_an_answer_that_is_complete_is_settled_even_when_the_run_is_cancel
         ({"fault": "error"}, (Retryable, "failed with 500: the model fell over")),
         ({"fault": "drop"}, (Retryable, "connection to the model failed")),
         ({"fault": "garbage"}, (Retryable, "could not be read")),
-        ({"fault": "hang"}, (Retryable, "0.5 s without a word")),
-        ({"fault": "stall"}, (Retryable, "0.5 s without a word")),
+        ({"fault": "hang"}, (Retryable, "1.5 s without a word")),
+        ({"fault": "stall"}, (Retryable, "1.5 s without a word")),
         ({"fault": "refuse"}, (Permanent, r"refused the request \(400\): this request is not allowed")),
         ({"fault": "overflow"}, (Permanent, "longer than the model scripted-model can read")),
     ],

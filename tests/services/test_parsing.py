@@ -103,13 +103,13 @@ def test_a_source_without_text_is_refused(source: str, mime: str) -> None:
 
 
 def test_html_nested_beyond_reason_is_refused_at_once() -> None:
-    started = time.monotonic()
+    started = time.process_time()
 
     for source in ("<div>" * 100_000 + "x", "<ul><li>" * 50_000 + "x", "</p>" + "<b>" * 100_000):
         with pytest.raises(Invalid, match="nested deeper"):
             parsing.parse(source, "text/html")
 
-    assert time.monotonic() - started < 2
+    assert time.process_time() - started < 2
     assert found("<div>" * 1000 + "x" + "</div>" * 1000 + "<p>y<br>" * 3000, "text/html")[0] == ((), "x")
 
 
@@ -138,10 +138,10 @@ def test_readable_text_keeps_the_words_and_loses_the_marks() -> None:
     ],
 )
 def test_hostile_sources_take_no_more_than_seconds(source: str, mime: str) -> None:
-    started = time.monotonic()
+    started = time.process_time()
 
     parsed = parsing.parse(source, mime)
     parsing.readable(source, mime)
 
     assert parsed.blocks
-    assert time.monotonic() - started < 5
+    assert time.process_time() - started < 5

@@ -185,7 +185,7 @@ async def test_a_cancel_by_either_release_is_final_for_the_other(
             async with database.tenant(tenant, "user:bob") as db:
                 await db.execute(OLD["tasks.limit_lock_wait"])
                 told = await db.fetch(OLD["tasks.cancel"], tenant, [there.id], "user:bob", "a test")
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(15):
                 while executor.busy:
                     await asyncio.sleep(0.01)
         states = [(await get(database, tenant, task.id)).state for task in (here, there)]

@@ -346,7 +346,7 @@ async def test_a_cancel_in_the_middle_of_a_draft_closes_the_stream_and_leaves_no
                 await asyncio.sleep(0.02)
         asked_at = time.time()
         await engine.cancel(desk.database, task)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(15):
             while drafts[0].closed_at is None:
                 await asyncio.sleep(0.01)
         task = await engine.ended(desk.database, task)
