@@ -221,7 +221,7 @@ async def test_a_stream_ends_when_the_process_begins_to_stop(
 ) -> None:
     (task_id,) = await _tasks(database, tenant, 1)
 
-    async with asyncio.timeout(3), client.get(f"/desk/tasks/{task_id}/live") as stream:
+    async with asyncio.timeout(15), client.get(f"/desk/tasks/{task_id}/live") as stream:
         await stream.content.readuntil(b"\n\n")
         served.app[keys.STOPPING].set()
         rest = await stream.content.read()
