@@ -89,7 +89,7 @@ async def show_rule(request: web.Request) -> web.Response:
 @routes.post("/desk/alerts/rules/{rule_id}")
 async def change_rule(request: web.Request) -> web.Response:
     """Change it, unless somebody has since the form was shown."""
-    form = _EMPTY | {"muted_until": ""} | await frame.fields(request)
+    form = _EMPTY | {"muted_until": "", "version": ""} | await frame.fields(request)
     async with frame.open_desk(request, "operator") as desk:
         rule = await alerts.get_rule(desk.db, desk.tenant_id, frame.part(request, "rule_id"))
         try:
@@ -103,7 +103,7 @@ async def change_rule(request: web.Request) -> web.Response:
                 desk.tenant_id,
                 rule.id,
                 setting,
-                version=frame.number(form.get("version")) or 0,
+                version=frame.number(form["version"]) or 0,
                 actor=desk.principal.actor,
             )
         except GalleyError as exc:

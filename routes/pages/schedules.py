@@ -106,7 +106,7 @@ async def ask_edit(request: web.Request) -> web.Response:
 @routes.post("/desk/schedules/{schedule_id}/edit")
 async def edit(request: web.Request) -> web.Response:
     """Change the schedule, unless somebody has since the form was shown."""
-    form = _EMPTY | await frame.fields(request)
+    form = _EMPTY | {"version": ""} | await frame.fields(request)
     async with frame.open_desk(request, "operator") as desk:
         schedule = await _in_address(desk)
         try:
@@ -117,7 +117,7 @@ async def edit(request: web.Request) -> web.Response:
                 desk.tenant_id,
                 schedule.id,
                 _read_form(form),
-                version=frame.number(form.get("version")) or 0,
+                version=frame.number(form["version"]) or 0,
                 actor=desk.principal.actor,
             )
         except GalleyError as exc:

@@ -92,6 +92,7 @@ async def test_rules_are_changed_in_units_of_people(client: ClientSession) -> No
         assert (await desk.send(client, address, version="1", enabled="1", **form)).status == 303
         assert words in desk.words(await desk.read(client, "/desk/alerts"), "#rules")
         assert (await desk.send(client, address, version="1", enabled="1", **form)).status == 422
+        assert (await desk.send(client, address, enabled="1", **form)).status == 422
         assert (
             await desk.send(client, address, version="2", enabled="1", **(form | {"threshold": "much"}))
         ).status == 422

@@ -124,6 +124,7 @@ async def test_a_schedule_is_edited_unless_somebody_was_faster(client: ClientSes
     }
     assert (await desk.send(client, f"{path}/edit", **said)).status == 303
     assert (await desk.send(client, f"{path}/edit", **said)).status == 422
+    assert (await desk.send(client, f"{path}/edit", **FORM)).status == 422
 
     page = await desk.read(client, path)
     assert "Every 2 hours" in desk.words(page)
