@@ -23,6 +23,7 @@ from routes.pages import executors as executor_pages
 from routes.pages import queues as queue_pages
 from routes.pages import reviews as review_pages
 from routes.pages import schedules as schedule_pages
+from routes.pages import statistics as statistics_pages
 from routes.pages import tasks as task_pages
 from routes.public import posts
 from routes.public import search as site_search
@@ -41,7 +42,8 @@ from tests.knowledge import RememberingEmbedder
 PASSWORD = "correct horse battery"
 FAIL = "SELECT app.end_tasks($1, 'failed', 'failed', jsonb_build_object('class', $2::text, 'message', $3::text), 'test', NULL)"
 TABLES = (
-    schedule_pages.routes, alert_pages.routes, overview.routes, articles.routes, task_pages.routes, dead_letter_pages.routes, bulk_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
+    schedule_pages.routes,
+    statistics_pages.routes, alert_pages.routes, overview.routes, articles.routes, task_pages.routes, dead_letter_pages.routes, bulk_pages.routes, queue_pages.routes, executor_pages.routes, review_pages.routes, content_pages.routes, document_pages.routes, search.routes, prompts.routes,
     session.routes, posts.routes, site_search.routes, health.routes,
 )  # fmt: skip
 
@@ -142,6 +144,7 @@ async def fill(database: Database, tenant: UUID) -> Things:
             db, tenant, failed.id, actor="user:ada@example.org", reason="<b>no longer</b> wanted"
         )
         dead_letter, bulk_operation = await _dead_letter(db, tenant)
+        await _count_runs(db, tenant)
         pending = await reviews.find_pending(db, tenant, review.content_id)
         assert pending is not None
     return Things(
@@ -160,6 +163,18 @@ async def _published(db: Connection, tenant: UUID) -> reviews.Review:
     version = await contents.write(db, tenant, title="The first heap", summary="Where to put it.")
     review = await contents.ask(db, tenant, version)
     return await contents.decide(db, review, contents.person(tenant))
+
+
+async def _count_runs(db: Connection, tenant: UUID) -> None:
+    """Numbers of runs as an executor's batches leave them: hours of them, some failed, milliseconds to hours long."""
+    await db.execute(
+        """INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms, waited_spread, ran_spread)
+           SELECT $1, date_trunc('minute', app.now()) - n * interval '7 minutes', 'default', CASE WHEN n % 3 = 0 THEN 'generate_content' ELSE 'noop' END,
+             CASE WHEN n % 5 = 0 THEN 'failed' ELSE 'succeeded' END, 1000, 1000 * n, 9 * n, 50000 * n, 7000000,
+             ARRAY[app.spread_entry(n % 20, 1000)], ARRAY[app.spread_entry(n, 990), app.spread_entry(92, 10)]
+           FROM generate_series(1, 60) n""",
+        tenant,
+    )
 
 
 async def _dead_letter(db: Connection, tenant: UUID) -> tuple[UUID, UUID]:

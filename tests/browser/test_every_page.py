@@ -27,7 +27,7 @@ LOOKS = [
 DESK = (
     "/desk", "/desk/tasks", "/desk/dead-letters", "/desk/dead-letters?handled=1", "/desk/bulk-operations",
     "/desk/bulk-operations/new?action=cancel&target=tasks&scope=all", "/desk/bulk-operations/new?action=discard&target=dead_letters&scope=all", "/desk/queues", "/desk/queues/default", "/desk/executors", "/desk/reviews", "/desk/reviews?state=closed", "/desk/content", "/desk/content/new", "/desk/documents", "/desk/documents/new",
-    "/desk/search", "/desk/search?q=heap&mode=keyword", "/desk/prompts", "/desk/schedules", "/desk/schedules/new", "/desk/alerts",
+    "/desk/search", "/desk/search?q=heap&mode=keyword", "/desk/prompts", "/desk/schedules", "/desk/schedules/new", "/desk/alerts", "/desk/statistics", "/desk/statistics?window=1h",
 )  # fmt: skip
 SITE = ("/", "/search", "/search?q=heap")
 

@@ -14,7 +14,7 @@ EMPTY = (
     "/desk/dead-letters?q=x&age=day&state=failed", "/desk/bulk-operations", "/desk/bulk-operations/new?action=cancel&target=tasks&scope=all",
     "/desk/bulk-operations/new?action=discard&target=dead_letters", "/desk/reviews", "/desk/reviews?state=approved", "/desk/content",
     "/desk/content?state=draft&q=x", "/desk/content/new", "/desk/documents", "/desk/documents?state=failed", "/desk/documents/new", "/desk/search",
-    "/desk/search?q=heap", "/desk/prompts", "/desk/schedules", "/desk/alerts", "/desk/schedules/new",
+    "/desk/search?q=heap", "/desk/prompts", "/desk/schedules", "/desk/alerts", "/desk/schedules/new", "/desk/statistics",
 )  # fmt: skip
 SITE = ("/", "/search", "/search?q=heap", "/feed.xml", "/sitemap.xml", "/login")
 

@@ -1,0 +1,52 @@
+"""Statistics: how many runs ended and how long they waited and took, by queue and type."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from aiohttp import web
+
+from routes import keys
+from routes.pages import frame, live
+from services import statistics
+
+routes = web.RouteTableDef()
+
+_WINDOW = "24h"
+_FRAGMENTS = {"statistics-whole": "statistics/_whole.html", "statistics-kinds": "statistics/_kinds.html"}
+_LIVE_SECONDS = 3.0
+_REST = 20  # a watcher's stream costs a twentieth of a core at most, however many kinds of tasks there are
+
+
+@routes.get("/desk/statistics", name="desk.statistics")
+async def show(request: web.Request) -> web.Response:
+    """The page."""
+    async with frame.open_desk(request) as desk:
+        values = await _read(desk)
+    return desk.page("statistics/statistics.html", **values)
+
+
+@routes.get("/desk/statistics/live", name="desk.statistics_live", allow_head=False)
+async def watch(request: web.Request) -> web.StreamResponse:
+    """The same numbers, again and again."""
+    keys.principal(request)
+    templates = request.app[keys.TEMPLATES]
+
+    async def read() -> live.Fragments:
+        async with frame.open_desk(request) as desk:
+            values = {**desk.frame(), **await _read(desk)}
+        return {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
+
+    return await live.stream(request, live.sparing(read, rest=_REST), poll_seconds=_LIVE_SECONDS)
+
+
+async def _read(desk: frame.Desk) -> dict[str, Any]:
+    chosen = frame.choice(desk.request, "window", statistics.WINDOWS) or _WINDOW
+    window = statistics.WINDOWS[chosen]
+    report = await statistics.report(desk.db, desk.tenant_id, window)
+    return {
+        "report": report,
+        "window": chosen,
+        "windows": tuple(statistics.WINDOWS),
+        "form": "%H:%M" if chosen == "1h" else "%H:00" if chosen == "24h" else "%-d %b %H:00",
+    }
