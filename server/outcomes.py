@@ -11,6 +11,7 @@ from typing import Any
 
 import orjson
 
+from server import traces
 from server.finisher import Outcome
 from services import task_types
 from services.errors import GalleyError, StaleAttempt
@@ -52,7 +53,8 @@ def _judged(run: Run, ended: Any, *, stop_reason: str, dice: random.Random) -> O
         error = {"class": "total_timeout", "message": "its total time is up"}
         return _error(run, "timed_out", error)
     if stop_reason in STOPPED:
-        error = {"class": stop_reason, "message": STOPPED[stop_reason]}
+        limit = f" of {max(1, round(run.seconds_left))} s" if stop_reason == "timeout" else ""
+        error = {"class": stop_reason, "message": STOPPED[stop_reason] + limit}
         return _failed(run, error, dice=dice, final="timed_out")
     if isinstance(ended, Suspended | StaleAttempt):
         return None
@@ -81,12 +83,14 @@ def _unkept(run: Run, message: str) -> Outcome:
 
 def _raised(run: Run, exc: BaseException, *, dice: random.Random) -> Outcome:
     name = _class_of(exc)
-    error = {"class": name, "message": _message(exc) or name}
+    error: dict[str, Any] = {"class": name, "message": _message(exc) or name}
     if isinstance(exc, NotKnownHere):
         return _left_to_others(run, error, dice=dice)
     kind, _ = _policy(run)[0].judge(name, exc)
     if kind == "throttled":
         return _throttled(run, exc, error, dice=dice)
+    if trace := traces.of(exc):
+        error["trace"] = trace
     extra = {
         "task_id": str(run.id),
         "type": run.type,

@@ -11,6 +11,7 @@ every few seconds (app.evaluate_alerts); here they are read, changed and acknowl
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from datetime import datetime
 from uuid import UUID
@@ -129,9 +130,11 @@ class Alert:
     def text(self) -> str:
         """What is the matter, in words; of a closed one, how bad it was."""
         about = _about(self.queue, self.type)
-        found = amount(self.kind, self.worst if self.closed_at else self.value)
+        value = self.worst if self.closed_at else self.value
+        found = amount(self.kind, value)
         if self.kind == "dead_letters":
-            return f"{found} dead letters{about} wait for a person"
+            more = " or more" if value >= counted_to(self.threshold) else ""
+            return f"{found}{more} dead letters{about} wait for a person"
         if self.kind == "dead_letter_age":
             return f"the oldest dead letter{about} has waited for {found}"
         if self.kind == "ready_age":
@@ -157,6 +160,11 @@ class Alert:
             acknowledged_at=row["acknowledged_at"],
             acknowledged_by=row["acknowledged_by"],
         )
+
+
+def counted_to(threshold: float) -> float:
+    """Return where app.evaluate_alerts ends counting dead letters: ten times what opens the alert says enough."""
+    return min(10 * math.ceil(threshold), 100_000)
 
 
 def amount(kind: str, value: float) -> str:

@@ -130,6 +130,13 @@ async def test_dead_letters_open_an_alert_that_does_not_flap(watch: Watch) -> No
     assert alert.text == "11 dead letters wait for a person"
 
 
+async def test_what_was_counted_no_further_says_or_more(watch: Watch) -> None:
+    await watch.dead_letters(99)
+    assert await watch.evaluate("2027-03-01 12:00:00") == ["99 dead letters wait for a person"]
+    await watch.dead_letters(30)
+    assert await watch.evaluate("2027-03-01 12:00:15") == ["100 or more dead letters wait for a person"]
+
+
 async def test_the_oldest_dead_letter_grows_old(watch: Watch) -> None:
     await watch.dead_letters(1, minutes_ago=23 * 60)
     assert await watch.evaluate("2027-03-01 12:00") == []

@@ -12,6 +12,7 @@ from aiohttp import ClientResponse, ClientSession
 from routes import keys
 from server.database import Database
 from services import tasks
+from services.task_context import TaskContext
 from services.tasks import NewTask
 from tests import desk, engine, web
 
@@ -114,6 +115,27 @@ async def test_a_cancelled_task_says_who_when_and_why(
     assert "by ada@example.org" in words
     assert "not <needed>" in words
     assert served.cancelled[0].task_id == task_id
+
+
+async def test_a_failed_task_shows_where_each_of_its_errors_came_from(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    async def broken(task: TaskContext, _payload: object) -> None:
+        if task.run.attempt == 1:
+            raise KeyError("first")
+        raise ValueError("second")
+
+    with engine.task_type("trial", broken, max_attempts=2):
+        async with engine.running_executor(database):
+            task = await engine.ended(database, await engine.enqueue(database, tenant, "trial"))
+
+    page = await desk.read(client, f"/desk/tasks/{task.id}")
+    status, first = page.css_first("#task-status"), page.css_first("#task-timeline #trace-1")
+    assert status is not None
+    assert first is not None
+    assert "ValueError second" in " ".join(status.text().split())
+    assert "tests/routes/pages/test_tasks.py:" in status.text()
+    assert "in test_a_failed_task_shows_where_each_of_its_errors_came_from.<locals>.broken" in first.text()
 
 
 async def test_a_requeue_makes_a_linked_task_with_the_changes(
