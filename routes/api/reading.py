@@ -53,16 +53,22 @@ async def read_bytes(request: web.Request, *, max_bytes: int = MAX_BYTES) -> byt
     parts: list[bytes] = []
     size = 0
     try:
-        async with asyncio.timeout(BODY_SECONDS):
-            async for part in request.content.iter_chunked(_CHUNK):
-                size += len(part)
-                if size > max_bytes:
-                    raise TooLarge(f"the body is longer than {max_bytes} bytes", slug="body-too-large")
-                parts.append(part)
+        if request.content.is_eof():  # it came with the head, as most do
+            parts.append(request.content.read_nowait())
+            size = len(parts[0])
+        else:
+            async with asyncio.timeout(BODY_SECONDS):
+                async for part in request.content.iter_chunked(_CHUNK):
+                    size += len(part)
+                    if size > max_bytes:
+                        break
+                    parts.append(part)
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
     except (web.PayloadAccessError, web.RequestPayloadError):
         raise Malformed("the body broke off or does not match its encoding") from None
+    if size > max_bytes:
+        raise TooLarge(f"the body is longer than {max_bytes} bytes", slug="body-too-large")
     return b"".join(parts)
 
 
