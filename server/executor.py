@@ -35,7 +35,6 @@ from services.llm import Provider, TaskModel
 from services.task_context import Run, Suspended, TaskContext
 from services.task_types import NotKnownHere
 from services.tasks import Cancelled
-from sql import SQL
 
 log = logging.getLogger(__name__)
 
@@ -180,11 +179,9 @@ class Executor:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._options.drain.total_seconds()):
                 await self._until_idle(hurry)
-        left = [
-            (running.run.id, running.run.fence)
-            for running in self._running.values()
-            if not running.stop_reason
-        ]
+        left = {
+            running.run.id: running.run.fence for running in self._running.values() if not running.stop_reason
+        }
         for running in list(self._running.values()):
             self._stop(running, "shutdown")
         with contextlib.suppress(TimeoutError):
@@ -192,14 +189,7 @@ class Executor:
                 await self._until_idle(hurry)
                 await self._finisher.flushed()
         if left:
-            async with self._database.statement() as db:
-                await db.fetchval(
-                    SQL["executors.give_back"],
-                    self.lease.executor_id,
-                    [i for i, _ in left],
-                    [f for _, f in left],
-                )
-            log.info("runs given back", extra={"runs": len(left)})
+            await self.lease.give_back(left)
         await self._processes.close()
         await self.lease.give_up()
 

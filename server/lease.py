@@ -22,6 +22,8 @@ RENEW_SECONDS = 3.0  # one renewal may take this long before its connection is d
 UNKNOWN_SECONDS = (
     5.0  # the answer to a claim takes milliseconds; one that comes later still is refused by the fence
 )
+# Together longer than any write of a run may take (RULINGS 6).
+GIVE_BACK_PAUSES = (0.05, 0.1, 0.2, 0.4, 0.8, 0.8)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -99,6 +101,21 @@ class Lease:
                 await asyncio.sleep(self._timing.heartbeat.total_seconds())
         finally:
             connection.terminate()
+
+    async def give_back(self, runs: Mapping[UUID, int]) -> None:
+        """Give runs, by task and fence, back with their attempt. What somebody is writing to is tried again a few times."""
+        left = dict(runs)
+        async with self._database.statement() as db:
+            for pause in (*GIVE_BACK_PAUSES, None):
+                row = await db.fetchrow(
+                    SQL["executors.give_back"], self.executor_id, list(left), list(left.values())
+                )
+                assert row is not None
+                left = {task_id: left[task_id] for task_id in row["busy"]}
+                if not left or pause is None:
+                    break
+                await asyncio.sleep(pause)
+        log.info("runs given back", extra={"runs": len(runs) - len(left), "busy": len(left)})
 
     async def give_up(self) -> None:
         """Sign off: nothing runs here any more and nobody has to wait for the lease to expire."""

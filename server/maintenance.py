@@ -6,6 +6,8 @@ import asyncio
 import logging
 import random
 from collections.abc import Callable
+from datetime import datetime
+from uuid import UUID
 
 import asyncpg
 
@@ -22,7 +24,7 @@ HOUSEKEEPING_SECONDS = 60.0
 HOUSE_SECONDS = 30.0  # what is cleared away rarely may be much
 RETENTION_SECONDS = 6 * 3600.0
 RETENTION_RETRY_SECONDS = 60.0  # after a month that somebody was reading
-LOOKING_SECONDS = 660.0  # PostgreSQL gives up first (retention.take_time)
+LOOK_BATCH = 20_000  # rows of history looked at in one transaction
 STATISTICS_DAYS = 30
 
 
@@ -59,15 +61,40 @@ class Maintenance:
                 await asyncio.sleep(self._rescue_seconds * random.uniform(0.8, 1.0))  # noqa: S311 - keeps replicas out of step
 
     async def keep_sweeping(self, beat: Beat) -> None:
-        """End what came too late and wake keys that have room, until cancelled."""
+        """End what came too late, wake keys that have room and drop what has expired, until cancelled."""
         while True:
             async with self._database.statement() as db:
-                row = await db.fetchrow(SQL["executors.sweep"], BATCH)
+                await self._time_out(db, beat)
+                await self._wake_keys(db, beat)
+                while await db.fetchval(SQL["executors.clear_expired"], BATCH) >= BATCH:
+                    beat()
+            beat()
+            await asyncio.sleep(SWEEP_SECONDS)
+
+    async def _time_out(self, db: Connection, beat: Beat) -> None:
+        """End all that is over, but for what somebody is writing to: that is left to the next round."""
+        while True:
+            row = await db.fetchrow(SQL["executors.time_out"], BATCH)
+            assert row is not None
+            beat()
+            if not row["remaining"]:
+                return
+            if not row["timed_out"]:
+                log.info("tasks past their time are being written to", extra={"tasks": row["remaining"]})
+                return
+
+    async def _wake_keys(self, db: Connection, beat: Beat) -> None:
+        """Look at every key that has blocked tasks, as many at a time as one transaction should."""
+        place: tuple[UUID | None, str | None, str | None] = (None, None, None)
+        while True:
+            row = await db.fetchrow(SQL["executors.wake_keys"], BATCH, *place)
             assert row is not None
             beat()
             for queue in row["woken"]:
                 self._on_work(queue)
-            await asyncio.sleep(SWEEP_SECONDS)
+            if row["tenant_id"] is None:
+                return
+            place = (row["tenant_id"], row["queue"], row["key"])
 
     async def keep_house(self, beat: Beat) -> None:
         """Clear leftovers and make the partitions of the coming months, until cancelled."""
@@ -93,33 +120,40 @@ class Maintenance:
     async def keep_history(self, beat: Beat) -> None:
         """Drop months of history whose retention is over, until cancelled."""
         while True:
-            waiting = await self.drop_expired()
+            waiting = await self.drop_expired(beat)
             beat()
             await asyncio.sleep(RETENTION_RETRY_SECONDS if waiting else RETENTION_SECONDS)
 
-    async def drop_expired(self) -> int:
-        """Drop what has expired, each partition in a transaction of its own. Returns how many have to wait for a reader."""
+    async def drop_expired(self, beat: Beat = lambda: None) -> int:
+        """Drop what has expired. Returns how many months have to wait for a reader, or for another replica."""
         if not self._history_days:
             return 0
-        async with self._database.engine() as db:
+        async with self._database.statement() as db:
             months = await db.fetch(SQL["retention.old_months"], self._history_days)
         waiting = 0
         for parent, month in months:
             about = {"table": parent, "month": f"{month:%Y-%m}"}
-            try:
-                async with self._database.engine() as db:
-                    await db.execute(SQL["retention.take_time"])
-                    dropped = await db.fetchval(
-                        SQL["retention.drop_month"],
-                        parent,
-                        month,
-                        self._history_days,
-                        timeout=LOOKING_SECONDS,
-                    )
-            except asyncpg.LockNotAvailableError:
+            while (answer := await self._retire(parent, month)) == "more":
+                beat()
+            if answer in ("read", "busy"):
                 waiting += 1
-                log.info("expired month waits for a reader", extra=about)
-            else:
-                if dropped:
-                    log.info("expired month dropped", extra=about)
+                log.info("expired month waits", extra={**about, "reason": answer})
+            elif answer == "dropped":
+                log.info("expired month dropped", extra=about)
         return waiting
+
+    async def _retire(self, parent: str, month: datetime) -> str:
+        """Look at the next part of a month and drop it after the last one: a transaction of its own. Returns what app.retire_month found."""
+        try:
+            async with self._database.statement() as db:
+                found: str = await db.fetchval(
+                    SQL["retention.retire_month"],
+                    parent,
+                    month,
+                    self._history_days,
+                    LOOK_BATCH,
+                    timeout=HOUSE_SECONDS,
+                )
+        except asyncpg.LockNotAvailableError:
+            return "read"
+        return found

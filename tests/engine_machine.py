@@ -619,7 +619,10 @@ class Machine(RuleBasedStateMachine):
         if late:
             self.world.clock.advance(timedelta(seconds=46))
         self._movers("scheduler", "release")
-        self._do(self._ask(self._replica(where), SQL["executors.sweep"], 100))
+        replica = self._replica(where)
+        self._do(self._ask(replica, SQL["executors.time_out"], 100))
+        self._do(self._ask(replica, SQL["executors.wake_keys"], 100, None, None, None))
+        self._do(self._ask(replica, SQL["executors.clear_expired"], 100))
 
     @move(8, lambda self: self._live("running"), where=PICKS, late=(True, False))
     def rescue(self, where: int, late: bool) -> None:

@@ -92,6 +92,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 DECLARE
   moment timestamptz := app.now();
 BEGIN
+  PERFORM app.require_no_tenant();
   IF NOT pg_try_advisory_xact_lock(hashtext('galley.alerts')) THEN
     RETURN;
   END IF;
@@ -133,10 +134,13 @@ END $$;
 
 -- How many alerts are open, by kind, over all tenants: for the gauge.
 CREATE OR REPLACE FUNCTION app.open_alerts() RETURNS TABLE (kind text, alerts int)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT k.kind, (SELECT count(*)::int FROM alerts a WHERE a.closed_at IS NULL AND a.kind = k.kind)
-  FROM unnest(ARRAY['dead_letters', 'dead_letter_age', 'ready_age', 'failure_rate']) AS k (kind)
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  RETURN QUERY
+    SELECT k.kind, (SELECT count(*)::int FROM alerts a WHERE a.closed_at IS NULL AND a.kind = k.kind)
+    FROM unnest(ARRAY['dead_letters', 'dead_letter_age', 'ready_age', 'failure_rate']) AS k (kind);
+END $$;
 
 ALTER FUNCTION app.evaluate_alerts(int) OWNER TO galley_engine;
 ALTER FUNCTION app.open_alerts() OWNER TO galley_engine;

@@ -139,6 +139,9 @@ DECLARE
   picked uuid[];
   candidates uuid[];
 BEGIN
+  IF app.current_tenant() IS NOT NULL THEN
+    PERFORM app.require_no_tenant();
+  END IF;
   SELECT * INTO chosen_queue FROM queues q WHERE q.name = p_queue FOR NO KEY UPDATE SKIP LOCKED;
   IF NOT FOUND THEN
     outcome := CASE WHEN EXISTS (SELECT FROM queues q WHERE q.name = p_queue) THEN 'contended' ELSE 'empty' END;
@@ -154,8 +157,15 @@ BEGIN
     END IF;
   END IF;
   IF outcome IS NULL AND chosen_queue.rate_per_second IS NOT NULL THEN
+    IF chosen_queue.tokens_at > moment THEN
+      moment := app.now();                    -- whoever had the queue just now has read the clock after us
+      IF chosen_queue.tokens_at > moment THEN -- the clock was set back: the rate goes on from here, not when that hour comes again
+        UPDATE queues q SET tokens_at = moment WHERE q.name = p_queue;
+        chosen_queue.tokens_at := moment;
+      END IF;
+    END IF;
     tokens_now := least(chosen_queue.burst, chosen_queue.tokens
-                        + greatest(extract(epoch FROM moment - chosen_queue.tokens_at), 0)::double precision * chosen_queue.rate_per_second);
+                        + extract(epoch FROM moment - chosen_queue.tokens_at)::double precision * chosen_queue.rate_per_second);
     room := least(room, floor(tokens_now)::int);
     IF room <= 0 THEN
       outcome := 'limited';
@@ -215,18 +225,23 @@ END $$;
 -- Which queues have something to claim: one cheap question per poll, however many queues there are. Floors as in app.pick, by queue.
 CREATE OR REPLACE FUNCTION app.ready_queues(p_queues text[] DEFAULT '{}', p_priorities smallint[] DEFAULT '{}', p_run_ats timestamptz[] DEFAULT '{}',
                                             p_ids uuid[] DEFAULT '{}')
-RETURNS text[] LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT coalesce(array_agg(q.name ORDER BY q.name), '{}')
-  FROM queues q
-  LEFT JOIN unnest(p_queues, p_priorities, p_run_ats, p_ids) AS f (queue, priority, run_at, id) ON f.queue = q.name
-  CROSS JOIN LATERAL (
-    SELECT FROM tasks t
-    WHERE t.queue = q.name AND t.state = 'queued'
-      AND (t.priority, t.run_at, t.id) >= (coalesce(f.priority, -1::smallint), coalesce(f.run_at, '-infinity'), coalesce(f.id, '00000000-0000-0000-0000-000000000000'))
-    ORDER BY t.priority, t.run_at, t.id          -- never a sequential scan, however many there seem to be
-    LIMIT 1) ready
-  WHERE q.paused_at IS NULL OR q.resume_at <= app.now()
-$$;
+RETURNS text[] LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  IF app.current_tenant() IS NOT NULL THEN
+    PERFORM app.require_no_tenant();
+  END IF;
+  RETURN (
+    SELECT coalesce(array_agg(q.name ORDER BY q.name), '{}')
+    FROM queues q
+    LEFT JOIN unnest(p_queues, p_priorities, p_run_ats, p_ids) AS f (queue, priority, run_at, id) ON f.queue = q.name
+    CROSS JOIN LATERAL (
+      SELECT FROM tasks t
+      WHERE t.queue = q.name AND t.state = 'queued'
+        AND (t.priority, t.run_at, t.id) >= (coalesce(f.priority, -1::smallint), coalesce(f.run_at, '-infinity'), coalesce(f.id, '00000000-0000-0000-0000-000000000000'))
+      ORDER BY t.priority, t.run_at, t.id          -- never a sequential scan, however many there seem to be
+      LIMIT 1) ready
+    WHERE q.paused_at IS NULL OR q.resume_at <= app.now());
+END $$;
 
 ALTER FUNCTION app.claim(uuid, text, int, smallint, timestamptz, uuid) OWNER TO galley_engine;
 ALTER FUNCTION app.ready_queues(text[], smallint[], timestamptz[], uuid[]) OWNER TO galley_engine;

@@ -5,12 +5,14 @@
 DROP FUNCTION IF EXISTS app.register_executor(uuid, text, int, text, int, double precision);
 CREATE OR REPLACE FUNCTION app.register_executor(p_id uuid, p_host text, p_pid int, p_release text, p_slots int, p_lease_seconds double precision,
                                                  p_former uuid DEFAULT NULL)
-RETURNS void LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+RETURNS void LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
   INSERT INTO executors (id, host, pid, release, slots, lease_until, draining_at, draining_by)
   SELECT p_id, p_host, p_pid, p_release, p_slots, app.now() + make_interval(secs => p_lease_seconds), f.draining_at, f.draining_by
   FROM (SELECT) AS always LEFT JOIN executors f ON f.id = p_former
-  ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, seen_at = app.now()
-$$;
+  ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until, seen_at = app.now();
+END $$;
 
 -- Renew the lease, unless it has already expired: then its runs may belong to others. The same round trip says which of the
 -- given runs are no longer this executor's (cancelled, rescued), so a lost notification costs one heartbeat at most.
@@ -22,6 +24,7 @@ DECLARE
   moment timestamptz := app.now();
   drain timestamptz;
 BEGIN
+  PERFORM app.require_no_tenant();
   UPDATE executors e
   SET lease_until = moment + make_interval(secs => p_lease_seconds), seen_at = moment, busy = p_busy, leaked = p_leaked, lag_ms = p_lag_ms
   WHERE e.id = p_id AND e.lease_until > moment
@@ -45,9 +48,12 @@ END $$;
 
 -- True once per call when the database takes writes: what readiness asks.
 CREATE OR REPLACE FUNCTION app.prove_write(p_id uuid) RETURNS boolean
-LANGUAGE sql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  UPDATE executors e SET slots = e.slots WHERE e.id = p_id RETURNING true
-$$;
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  UPDATE executors e SET slots = e.slots WHERE e.id = p_id;
+  RETURN FOUND;
+END $$;
 
 -- The executors as people see them, oldest first. Hosts, slots and loads are for those who operate the installation; everybody else sees
 -- which there are, in what state, and how many of its own tasks each one runs.

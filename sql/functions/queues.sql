@@ -36,6 +36,14 @@ BEGIN
     WHERE c.found > 0;
 END $$;
 
+-- Live tasks by queue and state, for metrics: reads indexes of the small live table only.
+CREATE OR REPLACE FUNCTION app.queue_depths() RETURNS TABLE (queue text, state text, tasks bigint)
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  RETURN QUERY SELECT t.queue, t.state, count(*) FROM tasks t GROUP BY 1, 2;
+END $$;
+
 -- Since when the task that has been ready longest could have run, by queue: one look into the index for each priority.
 CREATE OR REPLACE FUNCTION app.oldest_ready(p_installation boolean) RETURNS TABLE (queue text, run_at timestamptz)
 LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp SET plan_cache_mode = force_custom_plan AS $$
@@ -175,7 +183,7 @@ DECLARE
   signature text;
 BEGIN
   FOREACH signature IN ARRAY ARRAY[
-    'app.count_live(boolean, int)', 'app.oldest_ready(boolean)', 'app.recent_runs(boolean, int)', 'app.list_tenant_limits()',
+    'app.count_live(boolean, int)', 'app.queue_depths()', 'app.oldest_ready(boolean)', 'app.recent_runs(boolean, int)', 'app.list_tenant_limits()',
     'app.create_queue(text, text)', 'app.change_queue(text, jsonb, text)', 'app.pause_queue(text, timestamptz, text, text)',
     'app.resume_queue(text)', 'app.limit_tenant(text, text, int, text)', 'app.delete_queue(text)'
   ] LOOP

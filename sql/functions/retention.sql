@@ -58,6 +58,7 @@ DECLARE
   one timestamptz;
   made int := 0;
 BEGIN
+  PERFORM app.require_no_tenant();
   IF NOT pg_try_advisory_xact_lock(hashtext('galley.partitions')) THEN
     RETURN 0;
   END IF;
@@ -89,38 +90,77 @@ LANGUAGE sql STABLE SET search_path = public, app, pg_temp AS $$
           FROM app.months_of(p.parent) m WHERE m.month > date_trunc('month', app.now(), 'UTC')) AS ranked) AS a
 $$;
 
--- Whether nothing in this month is needed any more: of tasks made in it (steps, history) or of events told in it. Needed is what belongs
--- to a task that has not ended, to one that ended after p_cutoff, or to a dead letter that nobody has handled.
-CREATE OR REPLACE FUNCTION app.is_expired(p_parent text, p_month timestamptz, p_cutoff timestamptz) RETURNS boolean
-LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+-- Look through the next p_batch rows of a month for something that is needed still. Needed is what belongs to a task that has not ended, to one
+-- that ended after p_cutoff, or to a dead letter that nobody has handled. Steps and history are asked for by the tasks made in the month, events
+-- by the tasks they were told of. Returns needed, more (nothing so far: ask again), or expired.
+-- How far it got is kept, so that a month of any size is looked through once, in short transactions, whichever process comes next: what is not
+-- needed will not be needed again, and nothing is added behind that place, since no task of the month is live and events are told of now.
+CREATE OR REPLACE FUNCTION app.look_through(p_parent text, p_month timestamptz, p_cutoff timestamptz, p_batch int) RETURNS text
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp SET plan_cache_mode = force_custom_plan AS $$
 DECLARE
   after timestamptz := app.month_after(p_month);
   lowest uuid := app.uuid7_floor(p_month);
   beyond uuid := app.uuid7_floor(after);
+  looked_at_table text := CASE p_parent WHEN 'task_events' THEN 'task_events' ELSE 'task_history' END;
+  nowhere CONSTANT uuid := '00000000-0000-0000-0000-000000000000';
+  place retention_looks;
+  tenants_of uuid[];
+  tasks_of uuid[];
+  needed boolean;
 BEGIN
-  IF after > p_cutoff THEN
-    RETURN false;
+  PERFORM app.require_no_tenant();
+  IF after > p_cutoff OR looked_at_table = 'task_history' AND (
+      EXISTS (SELECT FROM tasks t WHERE t.id >= lowest AND t.id < beyond)
+      OR EXISTS (SELECT FROM dead_letters d WHERE d.task_id >= lowest AND d.task_id < beyond AND d.handled_at IS NULL)) THEN
+    RETURN 'needed';
   END IF;
-  IF p_parent = 'task_events' THEN
-    RETURN NOT EXISTS (
-      SELECT FROM task_events e
-      WHERE e.at >= p_month AND e.at < after
-        AND (EXISTS (SELECT FROM tasks t WHERE t.id = e.task_id)
-          OR EXISTS (SELECT FROM dead_letters d WHERE d.task_id = e.task_id AND d.handled_at IS NULL)
-          OR EXISTS (SELECT FROM task_history h WHERE h.tenant_id = e.tenant_id AND h.id = e.task_id AND h.finished_at >= p_cutoff)));
+  INSERT INTO retention_looks (parent, month, cutoff, last_tenant, last_task) VALUES (looked_at_table, p_month, p_cutoff, nowhere, nowhere)
+  ON CONFLICT DO NOTHING;
+  SELECT * INTO place FROM retention_looks l WHERE l.parent = looked_at_table AND l.month = p_month FOR UPDATE;
+  IF place.cutoff > p_cutoff THEN           -- kept for longer than before: what was not needed then may be now
+    place.last_tenant := nowhere;
+    place.last_task := nowhere;
+    place.complete := false;
   END IF;
-  RETURN NOT EXISTS (SELECT FROM tasks t WHERE t.id >= lowest AND t.id < beyond)
-     AND NOT EXISTS (SELECT FROM dead_letters d WHERE d.task_id >= lowest AND d.task_id < beyond AND d.handled_at IS NULL)
-     AND coalesce((SELECT max(h.finished_at) < p_cutoff FROM task_history h WHERE h.id >= lowest AND h.id < beyond), true);
+  IF NOT place.complete THEN
+    IF looked_at_table = 'task_events' THEN
+      SELECT array_agg(e.tenant_id), array_agg(e.task_id) INTO tenants_of, tasks_of
+      FROM (SELECT x.tenant_id, x.task_id FROM task_events x
+            WHERE x.at >= p_month AND x.at < after AND (x.tenant_id, x.task_id) > (place.last_tenant, place.last_task)
+            ORDER BY x.tenant_id, x.task_id LIMIT p_batch) e;
+      needed := EXISTS (
+        SELECT FROM (SELECT DISTINCT u.tenant_id, u.id FROM unnest(tenants_of, tasks_of) AS u (tenant_id, id)) k
+        WHERE EXISTS (SELECT FROM tasks t WHERE t.id = k.id)
+           OR EXISTS (SELECT FROM dead_letters d WHERE d.task_id = k.id AND d.handled_at IS NULL)
+           OR EXISTS (SELECT FROM task_history h WHERE h.tenant_id = k.tenant_id AND h.id = k.id AND h.finished_at >= p_cutoff));
+    ELSE
+      SELECT array_agg(e.tenant_id), array_agg(e.id), bool_or(e.finished_at >= p_cutoff) INTO tenants_of, tasks_of, needed
+      FROM (SELECT x.tenant_id, x.id, x.finished_at FROM task_history x
+            WHERE x.id >= lowest AND x.id < beyond AND (x.tenant_id, x.id) > (place.last_tenant, place.last_task)
+            ORDER BY x.tenant_id, x.id LIMIT p_batch) e;
+    END IF;
+    IF needed THEN
+      RETURN 'needed';
+    END IF;
+    place.complete := coalesce(cardinality(tasks_of), 0) < p_batch;
+    place.last_tenant := coalesce(tenants_of[cardinality(tenants_of)], place.last_tenant);
+    place.last_task := coalesce(tasks_of[cardinality(tasks_of)], place.last_task);
+  END IF;
+  UPDATE retention_looks l
+  SET cutoff = p_cutoff, last_tenant = place.last_tenant, last_task = place.last_task, complete = place.complete
+  WHERE l.parent = looked_at_table AND l.month = p_month;
+  RETURN CASE WHEN place.complete THEN 'expired' ELSE 'more' END;
 END $$;
 
--- Dead letters that were handled go with the tasks that they tell of.
-CREATE OR REPLACE FUNCTION app.forget_dead_letters(p_month timestamptz) RETURNS void
+-- A month of history is gone: so is the need to know how far it was looked through, and dead letters that were handled go with their tasks.
+CREATE OR REPLACE FUNCTION app.forget_month(p_parent text, p_month timestamptz) RETURNS void
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 BEGIN
   PERFORM app.require_no_tenant();
+  DELETE FROM retention_looks l WHERE l.parent = p_parent AND l.month = p_month;
   DELETE FROM dead_letters d
-  WHERE d.task_id >= app.uuid7_floor(p_month) AND d.task_id < app.uuid7_floor(app.month_after(p_month)) AND d.handled_at IS NOT NULL;
+  WHERE p_parent = 'task_history' AND d.task_id >= app.uuid7_floor(p_month) AND d.task_id < app.uuid7_floor(app.month_after(p_month))
+    AND d.handled_at IS NOT NULL;
 END $$;
 
 -- The partitions that are old enough to ask about, oldest first.
@@ -132,29 +172,40 @@ LANGUAGE sql STABLE SET search_path = public, app, pg_temp AS $$
   ORDER BY m.month, p.place
 $$;
 
--- Drop one partition if it has expired. Waits 250 ms at most for readers of its table (55P03 then: try again later).
-CREATE OR REPLACE FUNCTION app.drop_month(p_parent text, p_month timestamptz, p_days int) RETURNS boolean
+-- Look through the next part of one partition, and drop it when that was the last and nothing in it is needed. Waits 250 ms at most for readers
+-- of its table (55P03 then: try again later). Returns dropped, more (ask again), needed, busy (another replica is at it), or gone.
+CREATE OR REPLACE FUNCTION app.retire_month(p_parent text, p_month timestamptz, p_days int, p_batch int) RETURNS text
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp SET lock_timeout = '250ms' AS $$
 DECLARE
   chosen text;
+  found text;
 BEGIN
   PERFORM app.require_no_tenant();
-  IF p_days < 1 OR NOT pg_try_advisory_xact_lock(hashtext('galley.partitions')) THEN
-    RETURN false;
+  IF p_days < 1 THEN
+    RETURN 'needed';
+  ELSIF NOT pg_try_advisory_xact_lock(hashtext('galley.partitions')) THEN
+    RETURN 'busy';
   END IF;
   SELECT m.child INTO chosen FROM app.months_of(p_parent) m WHERE m.month = p_month AND p_parent = ANY (app.partitioned_tables());
-  IF chosen IS NULL OR NOT app.is_expired(p_parent, p_month, app.now() - make_interval(days => p_days)) THEN
-    RETURN false;
+  IF chosen IS NULL THEN
+    RETURN 'gone';
   END IF;
-  EXECUTE format('DROP TABLE %I', chosen);
-  IF p_parent = 'task_history' THEN
-    PERFORM app.forget_dead_letters(p_month);
+  found := app.look_through(p_parent, p_month, app.now() - make_interval(days => p_days), p_batch);
+  IF found = 'expired' THEN
+    EXECUTE format('DROP TABLE %I', chosen);
+    PERFORM app.forget_month(p_parent, p_month);
+    RETURN 'dropped';
   END IF;
-  RETURN true;
+  RETURN found;
 END $$;
+
+-- Of an unreleased state.
+DROP FUNCTION IF EXISTS app.drop_month(text, timestamptz, int);
+DROP FUNCTION IF EXISTS app.is_expired(text, timestamptz, timestamptz);
+DROP FUNCTION IF EXISTS app.forget_dead_letters(timestamptz);
 
 ALTER FUNCTION app.make_month(text, timestamptz) OWNER TO galley_owner;
 ALTER FUNCTION app.ensure_partitions(int) OWNER TO galley_owner;
-ALTER FUNCTION app.drop_month(text, timestamptz, int) OWNER TO galley_owner;
-ALTER FUNCTION app.is_expired(text, timestamptz, timestamptz) OWNER TO galley_engine;
-ALTER FUNCTION app.forget_dead_letters(timestamptz) OWNER TO galley_engine;
+ALTER FUNCTION app.retire_month(text, timestamptz, int, int) OWNER TO galley_owner;
+ALTER FUNCTION app.look_through(text, timestamptz, timestamptz, int) OWNER TO galley_engine;
+ALTER FUNCTION app.forget_month(text, timestamptz) OWNER TO galley_engine;

@@ -28,6 +28,27 @@ BEGIN
   WHERE c.tenant_id = closed.tenant_id AND c.id = closed.content_id AND c.state = 'in_review';
 END $$;
 
+-- Lock the items that app.close_reviews will need, for those who end many tasks at once and wait for nobody. Returns the tasks that cannot be
+-- ended now: somebody else is writing to an item of theirs.
+CREATE OR REPLACE FUNCTION app.lock_reviewed(p_task_ids uuid[]) RETURNS uuid[]
+LANGUAGE plpgsql SET search_path = public, app, pg_temp AS $$
+DECLARE
+  free uuid[];
+BEGIN
+  IF NOT EXISTS (SELECT FROM reviews r WHERE r.task_id = ANY (p_task_ids) AND r.state = 'pending') THEN
+    RETURN '{}';
+  END IF;
+  free := ARRAY(
+    SELECT c.id
+    FROM content_items c
+    JOIN reviews r ON r.tenant_id = c.tenant_id AND r.content_id = c.id
+    WHERE r.task_id = ANY (p_task_ids) AND r.state = 'pending'
+    ORDER BY c.id
+    FOR NO KEY UPDATE OF c SKIP LOCKED);
+  RETURN ARRAY(SELECT DISTINCT r.task_id FROM reviews r WHERE r.task_id = ANY (p_task_ids) AND r.state = 'pending' AND r.content_id <> ALL (free));
+END $$;
+
 ALTER FUNCTION app.close_reviews(uuid[]) OWNER TO galley_owner;
-REVOKE EXECUTE ON FUNCTION app.close_reviews(uuid[]) FROM PUBLIC;
-GRANT EXECUTE ON FUNCTION app.close_reviews(uuid[]) TO galley_web, galley_engine;
+ALTER FUNCTION app.lock_reviewed(uuid[]) OWNER TO galley_owner;
+REVOKE EXECUTE ON FUNCTION app.close_reviews(uuid[]), app.lock_reviewed(uuid[]) FROM PUBLIC;
+GRANT EXECUTE ON FUNCTION app.close_reviews(uuid[]), app.lock_reviewed(uuid[]) TO galley_web, galley_engine;

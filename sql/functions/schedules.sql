@@ -3,17 +3,20 @@
 
 -- Schedules whose next tick has come, the longest due first, and the seconds until the next one of all: the row without ids.
 CREATE OR REPLACE FUNCTION app.due_schedules(p_limit int) RETURNS TABLE (tenant_id uuid, schedule_id uuid, next_due_seconds double precision)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  (SELECT s.tenant_id, s.id, NULL::double precision
-   FROM schedules s
-   WHERE s.next_tick_at <= app.now()
-   ORDER BY s.next_tick_at
-   LIMIT p_limit)
-  UNION ALL
-  SELECT NULL, NULL, extract(epoch FROM min(s.next_tick_at) - app.now())::double precision
-  FROM schedules s
-  WHERE s.next_tick_at > app.now()
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  RETURN QUERY
+    (SELECT s.tenant_id, s.id, NULL::double precision
+     FROM schedules s
+     WHERE s.next_tick_at <= app.now()
+     ORDER BY s.next_tick_at
+     LIMIT p_limit)
+    UNION ALL
+    SELECT NULL, NULL, extract(epoch FROM min(s.next_tick_at) - app.now())::double precision
+    FROM schedules s
+    WHERE s.next_tick_at > app.now();
+END $$;
 
 -- Delete ticks older than p_days whose task is gone or was never made, and deleted schedules that have none left. Returns how many ticks.
 -- One at a time.

@@ -54,7 +54,7 @@ LANGUAGE sql SET search_path = public, app, pg_temp AS $$
   SELECT h.id, h.tenant_id, h.queue, h.type, h.state, coalesce(h.error ->> 'class', 'unknown'), coalesce(d.requeues + 1, 0), h.finished_at
   FROM unnest(p_tenants, p_ids) AS e (tenant_id, id)
   JOIN task_history h ON h.tenant_id = e.tenant_id AND h.id = e.id
-  LEFT JOIN dead_letters d ON d.task_id = h.retry_of
+  LEFT JOIN dead_letters d ON d.tenant_id = h.tenant_id AND d.task_id = h.retry_of
   WHERE h.state IN ('failed', 'timed_out')
 $$;
 
@@ -103,8 +103,8 @@ BEGIN
   PERFORM app.close_reviews(p_ids);
 END $$;
 
--- End runs in one batch. outcome per id: done (also when an earlier try of this very batch had committed), busy (its row is
--- locked by somebody: send it again), stale (the run no longer owns the task: its result is refused).
+-- End runs in one batch. outcome per id: done (also when an earlier try of this very batch had committed), busy (its row, or an item that it
+-- waits for a decision about, is locked by somebody: send it again), stale (the run no longer owns the task: its result is refused).
 -- Results are texts of JSON: the driver would read a list inside jsonb[] as one more dimension.
 CREATE OR REPLACE FUNCTION app.finish(p_ids uuid[], p_fences int[], p_states text[], p_results text[], p_errors jsonb[])
 RETURNS TABLE (id uuid, outcome text)
@@ -118,7 +118,28 @@ DECLARE
   freed_tenants uuid[];
   freed_queues text[];
   freed_keys text[];
+  held uuid[];
 BEGIN
+  IF app.current_tenant() IS NOT NULL THEN               -- asked here first: 0.2 µs, the call alone is 4
+    PERFORM app.require_no_tenant();
+  END IF;
+  IF NOT 'succeeded' = ALL (p_states) THEN
+    held := app.lock_reviewed(ARRAY(
+      SELECT t.id FROM unnest(p_ids, p_fences, p_states) AS i (id, fence, state) JOIN tasks t ON t.id = i.id AND t.fence = i.fence
+      WHERE i.state <> 'succeeded' ORDER BY t.id FOR NO KEY UPDATE OF t SKIP LOCKED));
+    IF cardinality(held) > 0 THEN
+      RETURN QUERY
+        SELECT f.id, f.outcome
+        FROM (SELECT array_agg(i.id) AS ids, array_agg(i.fence) AS fences, array_agg(i.state) AS states, array_agg(i.result) AS results,
+                     array_agg(i.error) AS errors
+              FROM unnest(p_ids, p_fences, p_states, p_results, p_errors) AS i (id, fence, state, result, error)
+              WHERE i.id <> ALL (held)) AS free
+        CROSS JOIN LATERAL app.finish(free.ids, free.fences, free.states, free.results, free.errors) f
+        UNION ALL
+        SELECT h, 'busy' FROM unnest(held) h;
+      RETURN;
+    END IF;
+  END IF;
   WITH given AS MATERIALIZED (
     SELECT * FROM unnest(p_ids, p_fences, p_states, p_results, p_errors) AS i (id, fence, state, result, error)
   ), locked AS MATERIALIZED (
@@ -187,6 +208,9 @@ DECLARE
   moment timestamptz := app.now();
   held tasks;
 BEGIN
+  IF app.current_tenant() IS NOT NULL THEN
+    PERFORM app.require_no_tenant();
+  END IF;
   SELECT * INTO held FROM tasks t WHERE t.id = p_id AND t.fence = p_fence FOR NO KEY UPDATE;
   IF NOT FOUND THEN
     -- Sent again because the first answer was lost: it is done, not late.
@@ -213,20 +237,21 @@ BEGIN
   RETURN true;
 END $$;
 
--- Give the runs of a stopping executor back, attempt refunded: nothing waits for its lease to expire.
-CREATE OR REPLACE FUNCTION app.give_back(p_executor uuid, p_ids uuid[], p_fences int[]) RETURNS uuid[]
+-- Give the runs of a stopping executor back, attempt refunded: nothing waits for its lease to expire. Says which of them were given back, and
+-- which are busy: somebody is writing to them right now, and they may be given back a moment later.
+CREATE OR REPLACE FUNCTION app.give_back_free(p_executor uuid, p_ids uuid[], p_fences int[], OUT given uuid[], OUT busy uuid[])
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 DECLARE
   moment timestamptz := app.now();
-  given uuid[];
   freed_tenants uuid[];
   freed_queues text[];
   freed_keys text[];
 BEGIN
+  PERFORM app.require_no_tenant();
   WITH locked AS MATERIALIZED (
     SELECT t.id FROM tasks t
     WHERE (t.id, t.fence) IN (SELECT * FROM unnest(p_ids, p_fences)) AND t.executor_id = p_executor
-    ORDER BY t.id FOR NO KEY UPDATE
+    ORDER BY t.id FOR NO KEY UPDATE SKIP LOCKED
   ), back AS (
     UPDATE tasks t
     SET state = 'queued', attempt = t.attempt - 1, fence = t.fence + 1, executor_id = NULL, deadline_at = NULL
@@ -245,7 +270,15 @@ BEGIN
   FROM back b;
   PERFORM app.mark_unknown_calls(given);
   PERFORM app.release_keys(freed_tenants, freed_queues, freed_keys);
-  RETURN coalesce(given, '{}');
+  given := coalesce(given, '{}');
+  busy := ARRAY(SELECT t.id FROM tasks t WHERE (t.id, t.fence) IN (SELECT * FROM unnest(p_ids, p_fences)) AND t.executor_id = p_executor);
+END $$;
+
+CREATE OR REPLACE FUNCTION app.give_back(p_executor uuid, p_ids uuid[], p_fences int[]) RETURNS uuid[]
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  RETURN (SELECT g.given FROM app.give_back_free(p_executor, p_ids, p_fences) g);
 END $$;
 
 -- Give back what an executor has claimed without learning of it: the connection broke between the commit and the answer.
@@ -263,7 +296,8 @@ BEGIN
   RETURN CASE WHEN ids IS NULL THEN '{}' ELSE app.give_back(p_executor, ids, fences) END;
 END $$;
 
--- Take over what dead executors left: their executor is missing or its lease has expired, or the run is long past its deadline.
+-- Take over what dead executors left: their executor is missing or its lease has expired, or the run is long past its deadline. What
+-- somebody is writing to, or to an item that it waits for a decision about, is left for the next round.
 CREATE OR REPLACE FUNCTION app.rescue(p_limit int, p_overdue_seconds int)
 RETURNS TABLE (id uuid, queue text, type text, outcome text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
@@ -277,8 +311,22 @@ DECLARE
   freed_tenants uuid[];
   freed_queues text[];
   freed_keys text[];
+  held uuid[];
 BEGIN
   PERFORM app.require_no_tenant();
+  lost := ARRAY(
+    SELECT t.id FROM tasks t
+    WHERE t.state = 'running'
+      AND (NOT EXISTS (SELECT FROM executors e WHERE e.id = t.executor_id AND e.lease_until > moment)
+           OR t.deadline_at + make_interval(secs => p_overdue_seconds) < moment)
+    ORDER BY t.id
+    LIMIT p_limit
+    FOR NO KEY UPDATE OF t SKIP LOCKED);
+  IF cardinality(lost) = 0 THEN
+    RETURN;
+  END IF;
+  held := app.lock_reviewed(ARRAY(
+    SELECT t.id FROM tasks t WHERE t.id = ANY (lost) AND (t.attempt >= t.max_attempts OR t.crashes >= 2 OR t.on_crash = 'fail')));
   SELECT array_agg(r.id),
          array_agg(r.id) FILTER (WHERE r.attempt >= r.max_attempts),
          array_agg(r.id) FILTER (WHERE r.attempt < r.max_attempts AND r.crashes >= 2),
@@ -287,18 +335,8 @@ BEGIN
          array_agg(r.queue) FILTER (WHERE r.concurrency_key IS NOT NULL),
          array_agg(r.concurrency_key) FILTER (WHERE r.concurrency_key IS NOT NULL)
   INTO lost, exhausted, looping, refused, freed_tenants, freed_queues, freed_keys
-  FROM (
-    SELECT t.* FROM tasks t
-    WHERE t.state = 'running'
-      AND (NOT EXISTS (SELECT FROM executors e WHERE e.id = t.executor_id AND e.lease_until > moment)
-           OR t.deadline_at + make_interval(secs => p_overdue_seconds) < moment)
-    ORDER BY t.id
-    LIMIT p_limit
-    FOR NO KEY UPDATE OF t SKIP LOCKED
-  ) r;
-  IF lost IS NULL THEN
-    RETURN;
-  END IF;
+  FROM tasks r
+  WHERE r.id = ANY (lost) AND r.id <> ALL (held);
   RETURN QUERY
     SELECT t.id, t.queue, t.type,
            CASE WHEN t.id = ANY (coalesce(exhausted, '{}') || coalesce(looping, '{}') || coalesce(refused, '{}')) THEN 'failed'
@@ -347,6 +385,7 @@ LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
 DECLARE
   excused int;
 BEGIN
+  PERFORM app.require_no_tenant();
   DELETE FROM executors e WHERE e.id = p_executor;
   IF NOT FOUND THEN
     RETURN 0;
@@ -383,6 +422,7 @@ DECLARE
   due_count int;
   expired_count int;
 BEGIN
+  PERFORM app.require_no_tenant();
   WITH due AS MATERIALIZED (
     SELECT t.id FROM tasks t WHERE t.state = 'scheduled' AND t.run_at <= moment ORDER BY t.run_at LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED
   ), ready AS (
@@ -406,62 +446,6 @@ BEGIN
         (SELECT min(t.run_at) FROM tasks t WHERE t.state = 'scheduled'),
         (SELECT min(t.wait_until) FROM tasks t WHERE t.state = 'waiting')) - moment)::double precision;
 END $$;
-
--- End what nobody may wait for any longer, wake keys that have room, drop what has expired. Safe to run anywhere, any time.
-CREATE OR REPLACE FUNCTION app.sweep(p_limit int) RETURNS TABLE (timed_out int, woken text[])
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-#variable_conflict use_column
-DECLARE
-  moment timestamptz := app.now();
-  late uuid[];
-  overdue uuid[];
-  keys record;
-  awake text[];
-BEGIN
-  SELECT array_agg(x.id) INTO late FROM (
-    SELECT t.id FROM tasks t WHERE t.start_before <= moment AND t.state IN ('scheduled', 'queued', 'blocked') AND t.fence = 0
-    ORDER BY t.id LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED) x;
-  IF late IS NOT NULL THEN
-    PERFORM app.end_tasks(late, 'timed_out', 'timed_out', '{"class": "start_before", "message": "it was not started in time"}', 'system:scheduler', NULL);
-  END IF;
-  SELECT array_agg(x.id) INTO overdue FROM (
-    SELECT t.id FROM tasks t WHERE t.total_deadline_at <= moment AND t.state IN ('scheduled', 'queued', 'blocked')
-    ORDER BY t.id LIMIT p_limit FOR NO KEY UPDATE SKIP LOCKED) x;
-  IF overdue IS NOT NULL THEN
-    PERFORM app.end_tasks(overdue, 'timed_out', 'timed_out', '{"class": "total_timeout", "message": "its total time is up"}', 'system:scheduler', NULL);
-  END IF;
-  SELECT array_agg(k.tenant_id) AS tenants, array_agg(k.queue) AS queues, array_agg(k.concurrency_key) AS names INTO keys
-  FROM (SELECT DISTINCT t.tenant_id, t.queue, t.concurrency_key FROM tasks t WHERE t.state = 'blocked') k;
-  awake := app.release_keys(keys.tenants, keys.queues, keys.names);
-  UPDATE llm_calls c SET state = 'unknown', finished_at = moment, error = 'nobody was left to receive the answer'
-  WHERE c.state = 'reserved' AND c.started_at < moment - interval '1 minute'
-    AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = c.task_id AND t.fence = c.fence AND t.state = 'running');
-  UPDATE queues q SET paused_at = NULL, paused_by = NULL, pause_reason = NULL, resume_at = NULL WHERE q.resume_at <= moment;
-  DELETE FROM idempotency i WHERE i.ctid = ANY (ARRAY(SELECT x.ctid FROM idempotency x WHERE x.expires_at <= moment LIMIT 20 * p_limit));
-  DELETE FROM sessions s WHERE s.expires_at <= moment;
-  DELETE FROM executors e WHERE e.lease_until < moment - interval '1 hour'
-    AND NOT EXISTS (SELECT FROM tasks t WHERE t.state = 'running' AND t.executor_id = e.id);
-  RETURN QUERY SELECT coalesce(cardinality(late), 0) + coalesce(cardinality(overdue), 0), awake;
-END $$;
-
--- Clear away signals and live output of tasks that ended: nothing reads them any more.
-CREATE OR REPLACE FUNCTION app.sweep_leftovers(p_limit int) RETURNS int
-LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-DECLARE
-  removed int;
-BEGIN
-  DELETE FROM task_output o WHERE o.task_id IN (
-    SELECT DISTINCT x.task_id FROM task_output x WHERE NOT EXISTS (SELECT FROM tasks t WHERE t.id = x.task_id) LIMIT p_limit);
-  GET DIAGNOSTICS removed = ROW_COUNT;
-  DELETE FROM task_signals s WHERE s.created_at < app.now() - interval '1 day' AND NOT EXISTS (SELECT FROM tasks t WHERE t.id = s.task_id);
-  RETURN removed;
-END $$;
-
--- Live tasks by queue and state, for metrics: reads indexes of the small live table only.
-CREATE OR REPLACE FUNCTION app.queue_depths() RETURNS TABLE (queue text, state text, tasks bigint)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT t.queue, t.state, count(*) FROM tasks t GROUP BY 1, 2
-$$;
 
 -- Final at once: the caller's transaction holds the rows, and the fence goes with them, so a running attempt can write nothing more.
 -- Runs as the caller: a tenant cancels its own tasks. Rows locked by others within lock_timeout raise 55P03.
@@ -490,8 +474,8 @@ DECLARE
 BEGIN
   FOREACH signature IN ARRAY ARRAY[
     'app.finish(uuid[], int[], text[], text[], jsonb[])',
-    'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])', 'app.give_back_unknown(uuid, uuid[], double precision)',
-    'app.rescue(int, int)', 'app.report_lost_lease(uuid, uuid[], int[], boolean)', 'app.promote(int)', 'app.sweep(int)', 'app.sweep_leftovers(int)', 'app.queue_depths()'
+    'app.retry(uuid, int, text, jsonb, double precision, boolean)', 'app.give_back(uuid, uuid[], int[])', 'app.give_back_free(uuid, uuid[], int[])', 'app.give_back_unknown(uuid, uuid[], double precision)',
+    'app.rescue(int, int)', 'app.report_lost_lease(uuid, uuid[], int[], boolean)', 'app.promote(int)'
   ] LOOP
     EXECUTE format('ALTER FUNCTION %s OWNER TO galley_engine', signature);
   END LOOP;

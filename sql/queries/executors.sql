@@ -34,7 +34,7 @@ SELECT id, outcome FROM app.finish($1, $2, $3, $4, $5) WHERE outcome <> 'done';
 
 -- name: give_back
 -- $1 executor, $2 ids, $3 fences
-SELECT app.give_back($1, $2, $3);
+SELECT given, busy FROM app.give_back_free($1, $2, $3);
 
 -- name: report_lost
 -- $1 executor whose lease ended although its process lives, $2 ids and $3 fences of its runs, $4 whether their attempts are given back
@@ -52,9 +52,17 @@ SELECT id, queue, type, outcome FROM app.rescue($1, $2);
 -- $1 how many at most
 SELECT queues, promoted, next_due_seconds FROM app.promote($1);
 
--- name: sweep
+-- name: time_out
 -- $1 how many at most
-SELECT timed_out, woken FROM app.sweep($1);
+SELECT timed_out, remaining FROM app.time_out($1);
+
+-- name: wake_keys
+-- $1 how many keys at most, the last key looked at or NULL: $2 tenant, $3 queue, $4 key
+SELECT woken, tenant_id, queue, key FROM app.wake_keys($1, $2, $3, $4);
+
+-- name: clear_expired
+-- $1 how many of a kind at most
+SELECT app.clear_expired($1);
 
 -- name: sweep_leftovers
 -- $1 how many at most

@@ -5,10 +5,6 @@ SELECT app.months_ahead();
 -- $1 days that history is kept
 SELECT parent, month FROM app.old_months($1);
 
--- name: take_time
--- looking through a month of history may take longer than any statement of the engine
-SET LOCAL statement_timeout = '10min';
-
--- name: drop_month
--- $1 table, $2 month, $3 days that history is kept
-SELECT app.drop_month($1, $2, $3);
+-- name: retire_month
+-- $1 table, $2 month, $3 days that history is kept, $4 rows to look at
+SELECT app.retire_month($1, $2, $3, $4);

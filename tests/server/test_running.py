@@ -279,7 +279,7 @@ async def test_a_task_whose_total_time_ran_out_between_two_attempts_is_timed_out
             async with asyncio.timeout(10):
                 while (await get(database, tenant, task.id)).state == "scheduled":
                     async with database.statement() as db:
-                        await db.fetchrow(SQL["executors.sweep"], 10)
+                        await db.fetchrow(SQL["executors.time_out"], 10)
                     await asyncio.sleep(0.05)
 
     task = await get(database, tenant, task.id)

@@ -295,7 +295,7 @@ async def test_a_pause_with_a_date_ends_by_itself(clock: Admin, tenant: UUID) ->
     await at(clock, NOON + timedelta(minutes=31))
     assert await clock.fetchval(SQL["executors.ready_queues"], [], [], [], []) == ["default"]
     assert len(await claim(clock, executor_id, 1)) == 1
-    await clock.fetch(SQL["executors.sweep"], 100)
+    await clock.fetch(SQL["executors.clear_expired"], 100)
     assert await clock.fetchval("SELECT paused_at FROM queues WHERE name = 'default'") is None
 
 

@@ -1,0 +1,3 @@
+SET ROLE galley_owner;
+DROP TABLE retention_looks;
+RESET ROLE;
