@@ -83,6 +83,8 @@ async def _advance(
 async def _cancel(db: Connection, tenant_id: UUID, operation: BulkOperation, ids: list[UUID]) -> Batch:
     state = operation.filter.get("state")
     free = [row["id"] for row in await db.fetch(SQL["bulk_operations.lock_tasks"], tenant_id, ids, state)]
+    held = await db.fetchval(SQL["bulk_operations.lock_reviewed"], free)
+    free = _without(free, held)
     rows = await db.fetch(SQL["tasks.cancel"], tenant_id, free, operation.created_by, operation.reason)
     return Batch(
         done=len(rows),
@@ -102,9 +104,14 @@ async def _discard(db: Connection, tenant_id: UUID, operation: BulkOperation, id
 async def _requeue(db: Connection, tenant_id: UUID, operation: BulkOperation, ids: list[UUID]) -> Batch:
     changes = dict(operation.changes)
     at_once, reuse_steps = changes.pop("at_once", False), changes.pop("reuse_steps", True)
-    letters = {row["task_id"]: row for row in await db.fetch(SQL["dead_letters.lock_free"], tenant_id, ids)}
-    known = {row["task_id"] for row in await db.fetch(SQL["dead_letters.list_known"], tenant_id, ids)}
-    free = [task_id for task_id in ids if task_id in letters or task_id not in known]
+    ours = [row["id"] for row in await db.fetch(SQL["bulk_operations.lock_requeues"], ids)]
+    # Whatever somebody requeued until just now has a successor, and matches no longer.
+    left = await bulk_operations.list_matches(
+        db, tenant_id, operation, after=None, limit=len(ids), among=ours
+    )
+    letters = {row["task_id"]: row for row in await db.fetch(SQL["dead_letters.lock_free"], tenant_id, left)}
+    known = {row["task_id"] for row in await db.fetch(SQL["dead_letters.list_known"], tenant_id, left)}
+    free = [task_id for task_id in left if task_id in letters or task_id not in known]
     olds = await tasks.list_chosen(db, tenant_id, free)
     wanted = []
     for old in olds:
@@ -125,7 +132,7 @@ async def _requeue(db: Connection, tenant_id: UUID, operation: BulkOperation, id
         )
     return Batch(
         done=len(pairs),
-        busy=_without(ids, free),
+        busy=_without(ids, ours) + _without(left, free),
         failures=failures,
         queues={new.queue for _, new in pairs if new.state == "queued"},
     )

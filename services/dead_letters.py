@@ -214,6 +214,7 @@ async def requeue(
 
     Raises: NotFound, Conflict when somebody has handled it, Invalid.
     """
+    await tasks.lock_requeue(db, task_id)
     letter = await _lock_open(db, tenant_id, task_id)
     wanted = dict(changes or {})
     if not at_once:

@@ -223,6 +223,7 @@ async def requeue(
 
     Raises: NotFound, Conflict when it is still live, Invalid.
     """
+    await lock_requeue(db, task_id)
     old = await get(db, tenant_id, task_id)
     if not old.is_final:
         raise Conflict(
@@ -231,6 +232,11 @@ async def requeue(
     new = await enqueue(db, tenant_id, repeat(old, **(changes or {})), actor=actor, request_id=request_id)
     await link_requeued(db, tenant_id, [(old, new)], actor=actor, reason=reason, reuse_steps=reuse_steps)
     return new
+
+
+async def lock_requeue(db: Connection, task_id: UUID) -> None:
+    """Wait for whoever is requeueing the task, a bulk operation for instance, and let nobody else until the transaction ends."""
+    await db.execute(SQL["tasks.lock_requeue"], task_id)
 
 
 def repeat(old: Task, **changes: Any) -> NewTask:

@@ -60,10 +60,19 @@ BEGIN
   END IF;
 END $$;
 
+-- What is locked (pg_advisory_xact_lock) by whoever requeues a task, before looking whether somebody has: ended tasks have no row to lock.
+-- Locked before a dead letter is. Bulk operations pass over what others have locked, and over what has a successor then.
+CREATE OR REPLACE FUNCTION app.requeue_lock(p_task uuid) RETURNS bigint LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+  RETURN uuid_hash_extended(p_task, 5521);
+
 -- What there is to carry out, of all tenants, oldest first: each of them gets a batch in turn.
 CREATE OR REPLACE FUNCTION app.find_bulk_operations() RETURNS TABLE (id uuid, tenant_id uuid, created_by text)
-LANGUAGE sql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
-  SELECT b.id, b.tenant_id, b.created_by FROM bulk_operations b WHERE b.state = 'running' AND b.resume_at <= app.now() ORDER BY b.created_at LIMIT 50
-$$;
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+BEGIN
+  PERFORM app.require_no_tenant();
+  RETURN QUERY
+    SELECT b.id, b.tenant_id, b.created_by FROM bulk_operations b
+    WHERE b.state = 'running' AND b.resume_at <= app.now() ORDER BY b.created_at LIMIT 50;
+END $$;
 
 ALTER FUNCTION app.find_bulk_operations() OWNER TO galley_engine;

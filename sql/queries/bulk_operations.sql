@@ -55,6 +55,14 @@ WHERE tenant_id = $1 AND id = ANY ($2) AND ($3::text IS NULL OR state = $3)
 ORDER BY id
 FOR NO KEY UPDATE SKIP LOCKED;
 
+-- name: lock_reviewed
+-- $1 tasks, locked: those of them that cannot be ended now, because somebody is writing to an item that they wait for a decision about
+SELECT app.lock_reviewed($1);
+
+-- name: lock_requeues
+-- $1 tasks: those of them that nobody else is requeueing right now
+SELECT u.id FROM unnest($1::uuid[]) AS u (id) WHERE pg_try_advisory_xact_lock(app.requeue_lock(u.id));
+
 -- name: advance
 -- $1 tenant, $2 id, $3 done, $4 skipped and $5 failed in this batch, $6 failures to remember, $7 cursor, $8 busy, $9 passes, $10 seconds to pause,
 -- $11 whether it is over

@@ -5,7 +5,7 @@
 SELECT id, state, run_at, created_at FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: enqueue_bulk
--- as enqueue; ids only
+-- $1 to $17 as enqueue; ids only
 SELECT id FROM app.enqueue($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15, $16, $17);
 
 -- name: get
@@ -109,6 +109,10 @@ WITH moment AS MATERIALIZED (
   SELECT r.tenant_id, r.id, r.at, 'signalled', r.fence, r.attempt, $4, jsonb_build_object('signal', $3::text) FROM resumed r
 )
 SELECT queue FROM resumed;
+
+-- name: lock_requeue
+-- $1 task: for whoever requeues it
+SELECT pg_advisory_xact_lock(app.requeue_lock($1));
 
 -- name: copy_steps
 -- $1 tenant, $2 from tasks, $3 to tasks, one for one: paid work only; writes and waits belong to the task that made them
