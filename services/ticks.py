@@ -177,6 +177,4 @@ async def _write(db: Connection, tenant_id: UUID, schedule_id: UUID, decided: li
     if decided:
         at, until, *rest = (list(column) for column in zip(*decided, strict=True))
         several = [None if last == first else last for first, last in zip(at, until, strict=True)]
-        await db.execute(
-            SQL["schedules.insert_ticks"], tenant_id, schedule_id, ACTOR, False, at, several, *rest
-        )
+        await db.execute(SQL["schedules.insert_ticks"], tenant_id, schedule_id, ACTOR, at, several, *rest)

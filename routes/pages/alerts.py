@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -96,7 +95,7 @@ async def change_rule(request: web.Request) -> web.Response:
             setting = Setting(
                 **_read_measure(rule.kind, form),
                 enabled="enabled" in form,
-                muted_until=_read_moment(form["muted_until"]),
+                muted_until=frame.read_moment(form["muted_until"], "muted_until"),
             )
             await alerts.change_rule(
                 desk.db,
@@ -199,13 +198,3 @@ def _read_measure(kind: str, form: dict[str, str]) -> dict[str, Any]:
     if faults:
         raise Invalid(faults[0].message, faults=tuple(faults))
     return {"threshold": threshold, **measure}
-
-
-def _read_moment(text: str) -> datetime | None:
-    """Return a date with its time, typed in UTC; None for an empty field. Raises: Invalid."""
-    if not text.strip():
-        return None
-    try:
-        return datetime.fromisoformat(text.strip()).replace(tzinfo=UTC)
-    except ValueError:
-        raise Invalid("no date", faults=(Fault("/muted_until", "must be a date with a time"),)) from None

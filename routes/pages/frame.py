@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
@@ -156,6 +157,16 @@ def choice(request: web.Request, name: str, allowed: Iterable[str]) -> str | Non
 def number(text: str | None) -> int | None:
     """Return a whole number that was typed or stands in an address; None for anything else."""
     return int(text) if text and text.isascii() and text.isdigit() and len(text) < 10 else None
+
+
+def read_moment(text: str, name: str) -> datetime | None:
+    """Return the date with its time that was typed into field *name*, in UTC; None for an empty field. Raises: Invalid."""
+    if not text.strip():
+        return None
+    try:
+        return datetime.fromisoformat(text.strip()).replace(tzinfo=UTC)
+    except ValueError:
+        raise Invalid("no date", faults=(Fault(f"/{name}", "must be a date with a time"),)) from None
 
 
 def read_object(text: str, name: str) -> dict[str, Any]:

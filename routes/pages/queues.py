@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from typing import Any
 
 from aiohttp import web
@@ -108,7 +107,7 @@ async def pause(request: web.Request) -> web.Response:
                 _name(request),
                 actor=desk.principal.actor,
                 reason=form.get("reason", "").strip()[:500] or None,
-                until=_read_moment(form.get("until", "")),
+                until=frame.read_moment(form.get("until", ""), "until"),
             )
         except Invalid as exc:
             return await _page(desk, exc, form, opened="pause")
@@ -227,13 +226,6 @@ def _read_whole(form: Mapping[str, str], name: str) -> int | None:
     if text and frame.number(text) is None:
         raise _invalid(name, "must be a whole number")
     return frame.number(text)
-
-
-def _read_moment(text: str) -> datetime | None:
-    try:
-        return datetime.fromisoformat(text).replace(tzinfo=UTC) if text.strip() else None
-    except ValueError:
-        raise _invalid("until", "must be a date with a time") from None
 
 
 def _invalid(name: str, message: str) -> Invalid:

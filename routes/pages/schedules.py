@@ -137,7 +137,7 @@ async def pause(request: web.Request) -> web.Response:
                 desk.tenant_id,
                 schedule_id,
                 actor=desk.principal.actor,
-                resume_at=_read_moment(form.get("until", "")),
+                resume_at=frame.read_moment(form.get("until", ""), "until"),
             )
         except Invalid as exc:
             return await _page(desk, fault=exc, until=form.get("until", ""))
@@ -328,16 +328,6 @@ def _read_form(form: dict[str, str]) -> dict[str, Any]:
         "concurrency_key": form["concurrency_key"].strip() or None,
         **numbers,
     }
-
-
-def _read_moment(text: str) -> datetime | None:
-    """Return a date with its time, typed in UTC; None for an empty field. Raises: Invalid."""
-    if not text.strip():
-        return None
-    try:
-        return datetime.fromisoformat(text.strip()).replace(tzinfo=UTC)
-    except ValueError:
-        raise Invalid("no date", faults=(Fault("/until", "must be a date with a time"),)) from None
 
 
 def _read_instant(text: str) -> datetime:

@@ -62,10 +62,10 @@ WHERE s.tenant_id = $1 AND s.id = $2 AND s.next_tick_at <= app.now()
 FOR NO KEY UPDATE OF s SKIP LOCKED;
 
 -- name: insert_ticks
--- $1 tenant, $2 schedule, $3 actor, $4 manual, then arrays of one length: $5 tick_at, $6 until_at, $7 outcome, $8 task, $9 reason
-INSERT INTO schedule_ticks (tenant_id, schedule_id, actor, manual, tick_at, until_at, outcome, task_id, reason)
-SELECT $1, $2, $3, $4, n.tick_at, n.until_at, n.outcome, n.task_id, n.reason
-FROM unnest($5::timestamptz[], $6::timestamptz[], $7::text[], $8::uuid[], $9::text[]) AS n (tick_at, until_at, outcome, task_id, reason);
+-- $1 tenant, $2 schedule, $3 actor, then arrays of one length: $4 tick_at, $5 until_at, $6 outcome, $7 task, $8 reason
+INSERT INTO schedule_ticks (tenant_id, schedule_id, actor, tick_at, until_at, outcome, task_id, reason)
+SELECT $1, $2, $3, n.tick_at, n.until_at, n.outcome, n.task_id, n.reason
+FROM unnest($4::timestamptz[], $5::timestamptz[], $6::text[], $7::uuid[], $8::text[]) AS n (tick_at, until_at, outcome, task_id, reason);
 
 -- name: insert_run
 -- $1 tenant, $2 schedule, $3 actor, $4 task: ran now, by hand. Two within one microsecond come one after the other.

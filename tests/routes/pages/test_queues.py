@@ -86,7 +86,7 @@ async def test_limits_are_set_and_taken_away_with_the_form(
     ("fields", "says"),
     [
         ({"max_running": "many"}, "Max running must be a whole number"), ({"max_running": "0"}, "Max running must be a whole number from 1"),
-        ({"rate_per_second": "nan"}, "Rate per second must be a number"), ({"rate_per_second": "-1"}, "Rate per second must be above 0"),
+        ({"rate_per_second": "nan"}, "Rate per second must be a number"), ({"rate_per_second": "-1"}, "Rate per second must be from 0.000001 to 1,000,000"),
         ({"burst": "4"}, "Burst needs a rate"),
     ],
 )  # fmt: skip
