@@ -22,8 +22,8 @@ Result = TypeVar("Result")
 
 SINGLES = 2  # so many begin alone, side by side: a second caller does not wait for the first
 MOST = 100  # items that go together
-OVERTAKE_SECONDS = 0.1
-OVERTAKERS = 4  # rounds under way at the same time when what began earlier does not end
+OVERTAKE_SECONDS = 0.01  # where commits take longer than this, they overlap
+OVERTAKERS = 8  # rounds under way at the same time when what began earlier does not end
 
 
 @dataclass(slots=True, eq=False)
