@@ -303,6 +303,130 @@ async def test_a_month_that_somebody_reads_is_dropped_later_and_keeps_nobody_wai
     assert await world.months("task_history") < before
 
 
+class Looks:
+    """A month with thirty tasks of two tenants and an event of each, looked through in parts; they ended ten days into the next month."""
+
+    def __init__(self, world: World, month: datetime) -> None:
+        self.world, self.month = world, month
+
+    @classmethod
+    async def make(cls, world: World, other_tenant: UUID) -> Looks:
+        """Fill the month and let it grow old: 190 days from its end."""
+        month = month_of(world.now)
+        after = month_after(month)
+        await world.move_to(month + timedelta(days=10))
+        known = []
+        for own in (world.tenant, other_tenant) * 15:
+            world.tenant = own
+            known.append((own, await world.live()))
+        await world.move_to(after + timedelta(days=10))
+        for own, task in known:
+            world.tenant = own
+            await world.end(task)
+        await world.move_to(after + timedelta(days=190))
+        return cls(world, month)
+
+    async def retire(self, parent: str, *, days: int = KEPT_DAYS, batch: int = 12) -> list[str]:
+        """Ask until there is an answer, as the loop does."""
+        answers = ["more"]
+        while answers[-1] == "more":
+            async with self.world.admin.transaction():
+                sql = "SELECT app.retire_month($1, $2, $3, $4)"
+                answers.append(await self.world.admin.fetchval(sql, parent, self.month, days, batch))
+        return answers[1:]
+
+    async def rows_read(self, parent: str, *, batch: int = 12) -> int:
+        """Ask once, undo it, and return how many rows of history that read."""
+        counted = (
+            "SELECT sum(idx_tup_fetch + seq_tup_read) FROM pg_stat_xact_user_tables WHERE relname LIKE $1"
+        )
+        undone = self.world.admin.transaction()
+        await undone.start()
+        before = await self.world.admin.fetchval(counted, f"{parent}_2%")
+        assert (await self.look(parent, batch=batch)) == "more"
+        after = await self.world.admin.fetchval(counted, f"{parent}_2%")
+        await undone.rollback()
+        return int(after - before)
+
+    async def look(self, parent: str, *, batch: int = 12) -> str:
+        """Look at one part, and drop nothing."""
+        sql, cutoff = "SELECT app.look_through($1, $2, $3, $4)", self.world.now - timedelta(days=KEPT_DAYS)
+        found: str = await self.world.admin.fetchval(sql, parent, self.month, cutoff, batch)
+        return found
+
+
+@pytest.mark.parametrize("parent", ["task_history", "task_events"])
+async def test_a_month_of_any_size_is_looked_through_in_parts_and_dropped_after_the_last(
+    world: World, other_tenant: UUID, parent: str
+) -> None:
+    looks = await Looks.make(world, other_tenant)
+
+    read = await looks.rows_read(parent)
+    answers = await looks.retire(parent)
+
+    assert read <= 2 * 12
+    assert answers == ["more", "more", "dropped"]
+    assert looks.month not in await world.months(parent)
+    assert await world.admin.fetchval("SELECT count(*) FROM retention_looks") == 0
+
+
+@pytest.mark.parametrize("parent", ["task_history", "task_events"])
+async def test_a_look_goes_on_where_the_last_one_ended_whoever_looks(
+    world: World, tenant: UUID, other_tenant: UUID, parent: str
+) -> None:
+    looks = await Looks.make(world, other_tenant)
+    assert await looks.look(parent, batch=5) == "more"
+    place = await world.admin.fetchrow("SELECT last_tenant, last_task FROM retention_looks")
+    first = min(tenant, other_tenant, key=lambda one: one.int)
+    seen = await world.admin.fetch(
+        "SELECT id FROM task_history WHERE tenant_id = $1 ORDER BY id LIMIT 5", first
+    )
+
+    # Behind that place nothing is read again, not even what is needed by some miracle.
+    await world.admin.execute("SET session_replication_role = replica")
+    await world.admin.execute("UPDATE task_history SET finished_at = app.now() WHERE id = $1", seen[0]["id"])
+    await world.admin.execute("SET session_replication_role = origin")
+
+    assert tuple(place) == (first, seen[-1]["id"])
+    assert await looks.retire(parent) == ["more", "more", "dropped"]
+
+
+@pytest.mark.parametrize("parent", ["task_history", "task_events"])
+async def test_whoever_keeps_history_for_longer_has_it_looked_through_anew(
+    world: World, other_tenant: UUID, parent: str
+) -> None:
+    looks = await Looks.make(world, other_tenant)
+    assert await looks.look(parent, batch=1000) == "expired"
+
+    assert await looks.retire(parent, days=185) == [
+        "needed"
+    ]  # the month is older than that, its tasks are not
+    assert await looks.retire(parent, batch=1000) == ["dropped"]
+
+
+async def test_what_is_needed_keeps_its_month_and_is_found_at_once_the_next_time(
+    world: World, other_tenant: UUID
+) -> None:
+    looks = await Looks.make(world, other_tenant)
+    last = await world.admin.fetchrow(
+        "SELECT tenant_id, id FROM task_history ORDER BY tenant_id DESC, id DESC LIMIT 1"
+    )
+    await world.admin.execute(
+        "INSERT INTO dead_letters (task_id, tenant_id, queue, type, state, error_class, failed_at)"
+        " VALUES ($2, $1, 'default', 'noop', 'failed', 'x', app.now())",
+        *last,
+    )
+
+    assert await looks.retire("task_events") == ["more", "more", "needed"]
+    assert await looks.retire("task_events") == ["needed"]
+    assert await looks.retire("task_history") == await looks.retire("task_steps") == ["needed"]
+    await world.admin.execute(
+        "UPDATE dead_letters SET handled_at = app.now(), handled_as = 'discarded', handled_by = 'x'"
+    )
+    for parent in ("task_events", "task_steps", "task_history"):
+        assert (await looks.retire(parent))[-1] == "dropped"
+
+
 async def test_readiness_is_red_while_the_coming_month_has_no_partition(world: World) -> None:
     database = Database(world.dsn)
     await database.open()

@@ -167,6 +167,24 @@ async def test_a_rate_gives_its_burst_then_so_many_a_second_and_says_when(clock:
     assert len(await claim(clock, executor_id, 50)) == 5
 
 
+async def test_a_rate_goes_on_at_once_when_the_clock_is_set_back_by_an_hour(clock: Admin, tenant: UUID) -> None:
+    """Else the queue would stand still until that hour has come again."""
+    await clock.execute(
+        "UPDATE queues SET rate_per_second = 2, burst = 5, tokens = 5, tokens_at = $1 WHERE name = 'default'",
+        NOON,
+    )
+    await fill(clock, tenant, 100)
+    executor_id = await register(clock)
+    assert len(await claim(clock, executor_id, 50)) == 5
+
+    earlier = NOON - timedelta(hours=1)
+    await at(clock, earlier)
+    assert await outcome(clock, executor_id) == ("limited", 0.5)
+    await at(clock, earlier + timedelta(seconds=1))
+    assert len(await claim(clock, executor_id, 50)) == 2
+    assert await outcome(clock, executor_id) == ("limited", 0.5)
+
+
 async def test_only_what_was_claimed_is_charged_to_the_rate(clock: Admin, tenant: UUID) -> None:
     await clock.execute(
         "UPDATE queues SET rate_per_second = 1, burst = 10, tokens = 10, tokens_at = $1 WHERE name = 'default'",
