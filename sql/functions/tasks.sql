@@ -314,6 +314,9 @@ DECLARE
   held uuid[];
 BEGIN
   PERFORM app.require_no_tenant();
+  -- The clock was set back: these leases count from now, or what a dead executor left would wait until that hour has come again.
+  UPDATE executors e SET lease_until = e.lease_until - (e.seen_at - moment), seen_at = moment
+  WHERE e.id = ANY (ARRAY(SELECT x.id FROM executors x WHERE x.seen_at > moment + interval '1 second' FOR NO KEY UPDATE SKIP LOCKED));
   lost := ARRAY(
     SELECT t.id FROM tasks t
     WHERE t.state = 'running'

@@ -2,7 +2,8 @@
 
 The clocks are those of whole processes, set by libfaketime, which leaves the monotonic clock alone as a real step of the clock does.
 Nothing may start early, end early, be taken from a living server, tick twice or not at all; whatever still holds for half an hour by
-the database's clock holds at every server, and what has ended half an hour ago has ended at each.
+the database's clock holds at every server, and what has ended half an hour ago has ended at each. A queue whose rate was last reckoned in an
+hour that is still to come, as after the database's own clock was set back, goes on at its rate.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ HALF = timedelta(minutes=30)  # less than a server is wrong
 LIBRARIES = ("/usr/lib", "/lib", "/usr/local/lib", "/opt/homebrew/lib")
 LIVENESS_SECONDS = 120.0
 STEPS = (0, HOUR, -HOUR)
+LIMITED = 20  # tasks in a queue that starts five a second
 TICKS, LONG_TICKS = 10, 100
 
 
@@ -99,6 +101,7 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
     jumps = asyncio.create_task(jumping.keep_jumping(dice))
     try:
         async with place.admin() as admin:
+            await _fill_limited_queue(place, servers[1], key, admin)
             schedule = await _work(place, servers, key, admin, dice, long=long)
             await _check_expiry(place, servers, key, admin, report)
             async with asyncio.timeout(LIVENESS_SECONDS):
@@ -112,6 +115,24 @@ async def run(place: Place, *, seed: int, long: bool = False) -> Report:
     _check_logs(servers, report)
     report.figures["jumps"] = jumping.jumps
     return report
+
+
+async def _fill_limited_queue(
+    place: Place, server: Child, key: str, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    """Create tasks in a queue that starts five a second, since an hour from now."""
+    await admin.execute(
+        "INSERT INTO queues (name, rate_per_second, burst, tokens, tokens_at) VALUES ('limited', 5, 1, 0, clock_timestamp() + interval '1 hour')"
+    )
+    part = [{"type": "noop", "queue": "limited"}] * LIMITED
+    async with (
+        place.client(server.url, key) as client,
+        client.post("/api/v1/tasks/bulk", json={"tasks": part}) as response,
+    ):
+        answer = await response.json()
+        assert response.status == 201, answer
+    for task_id in answer["ids"]:
+        place.history.add("accepted", task=task_id, run_at=None)
 
 
 async def _work(
@@ -234,6 +255,11 @@ async def _check_tasks(place: Place, admin: asyncpg.Connection[asyncpg.Record], 
     now = await admin.fetchval("SELECT clock_timestamp()")
     late = [row for row in rows if row["started_at"] > now]
     report.expect(not late, f"{len(late)} started in the future")
+    starts = await admin.fetchrow(
+        "SELECT count(*) AS tasks, max(started_at) - min(started_at) AS took FROM task_history WHERE queue = 'limited'"
+    )
+    fast = starts["took"] < timedelta(seconds=(LIMITED - 1) / 5)
+    report.expect(not fast, f"{starts['tasks']} tasks of a limited queue started within {starts['took']}")
     report.figures |= {"tasks": len(rows), "delayed": sum(due is not None for due in accepted.values())}
 
 

@@ -301,3 +301,30 @@ async def test_an_executor_that_goes_while_it_registers_leaves_no_lease_behind(
             await asyncio.sleep(pause)
 
         assert await admin.fetchval("SELECT count(*) FROM executors") == 0
+
+
+async def test_when_the_clock_is_set_back_the_living_keep_their_runs_and_the_dead_lose_theirs_in_time(
+    database: Database, tenant: UUID, admin: Admin
+) -> None:
+    """Both leases reach into an hour that comes again; only one executor is there to renew its own."""
+    living, kept = await claimed(database, tenant)
+    _, lost = await claimed(database, tenant)
+    await admin.execute(
+        "UPDATE executors SET seen_at = seen_at + interval '1 hour', lease_until = lease_until + interval '1 hour'"
+    )
+
+    async with database.statement() as db:
+        at_once = await db.fetch(SQL["executors.rescue"], 10, 30)
+        alive = await db.fetchval(
+            SQL["executors.heartbeat"], living, 60.0, [kept.id], [kept.fence], 0, 0, 0.0
+        )
+        leases = await admin.fetch("SELECT extract(epoch FROM lease_until - app.now()) FROM executors")
+        await admin.execute(
+            "UPDATE executors SET lease_until = lease_until - interval '60 s' WHERE id <> $1", living
+        )
+        in_time = await db.fetch(SQL["executors.rescue"], 10, 30)
+
+    assert at_once == []
+    assert alive
+    assert all(50 < row[0] <= 60 for row in leases)
+    assert [row["id"] for row in in_time] == [lost.id]
