@@ -54,7 +54,7 @@ def key() -> None:
 )
 def create_key(tenant: str, role: str, name: str) -> None:
     """Make an API key and print it, and nothing else."""
-    run(commands.create_key(read_settings(), tenant=tenant, role=role, name=name))
+    run(commands.create_key(read_settings(quiet=True), tenant=tenant, role=role, name=name))
 
 
 @main.group()
@@ -72,7 +72,12 @@ def create_user(tenant: str, email: str, role: str, name: str, password: str) ->
     """Make a person who may sign in."""
     run(
         commands.create_user(
-            read_settings(), tenant=tenant, email=email, role=role, name=name or email, password=password
+            read_settings(quiet=True),
+            tenant=tenant,
+            email=email,
+            role=role,
+            name=name or email,
+            password=password,
         )
     )
 

@@ -21,10 +21,13 @@ DONE = {"cancel": "cancelled", "requeue": "requeued", "discard": "discarded"}
 
 def read_ids(texts: Sequence[str]) -> list[str]:
     """Return ids as filters have them. Raises: click.BadParameter."""
-    try:
-        return [str(UUID(text)) for text in texts]
-    except ValueError:
-        raise click.BadParameter("an id is a UUID, as `list` prints it") from None
+    ids = []
+    for text in texts:
+        try:
+            ids.append(str(UUID(text)))
+        except ValueError:
+            raise click.BadParameter(f"{text!r} is no id: an id is a UUID, as `list` prints it") from None
+    return ids
 
 
 def require_one_way(ids: Sequence[str], wanted: Mapping[str, object]) -> None:
@@ -49,7 +52,7 @@ async def perform(
         lambda db: bulk_operations.preview(db, session.tenant.id, action=action, target=target, wanted=given)
     )
     if not yes or not seen.plan.total:
-        _show(session, seen, yes=yes)
+        _show(session, seen)
         return
     kept = {name: value for name, value in (changes or {}).items() if value is not None}
     operation, _ = await session.do(
@@ -81,7 +84,7 @@ async def _finish(session: Session, operation_id: UUID) -> BulkOperation:
             await asyncio.sleep(PAUSE_SECONDS)
 
 
-def _show(session: Session, seen: Preview, *, yes: bool) -> None:
+def _show(session: Session, seen: Preview) -> None:
     plan = seen.plan
     if session.json:
         output.machine(
@@ -94,8 +97,10 @@ def _show(session: Session, seen: Preview, *, yes: bool) -> None:
             }
         )
         return
+    if not plan.total:
+        click.echo(f"nothing to {plan.action}: nothing matches, or it is done already")
+        return
     more = "" if plan.total_is_exact else "more than "
     click.echo(f"{more}{plan.total:,} would be {DONE[plan.action]}")
     output.facts({name: f"{number:,}" for name, number in {**seen.by_state, **seen.by_type}.items()})
-    if plan.total and not yes:
-        click.echo("nothing is done yet: say it again with --yes")
+    click.echo("nothing is done yet: say it again with --yes")

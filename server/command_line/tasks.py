@@ -1,25 +1,28 @@
-"""`task list|show|cancel|requeue`."""
+"""`task list|show|create|cancel|requeue|release|signal`."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import Any
 from uuid import UUID
 
 import click
+import orjson
 
 from server.command_line import bulk, output
 from server.command_line.session import Session, options, perform
-from services import task_history, task_timeline, tasks
+from services import holds, task_history, task_timeline, tasks
 from services.task_states import STATES
-from services.tasks import Task
+from services.tasks import NewTask, Task
 
 COLUMNS = ("id", "type", "state", "queue", "attempt", "by", "created", "took")
+_SIGNAL = re.compile(r"[a-z0-9_-]{1,100}")
 
 
 @click.group("task")
 def group() -> None:
-    """Tasks: list, show, cancel, requeue."""
+    """Tasks: list, show, create, cancel, requeue, release, signal."""
 
 
 def filters(command: Any) -> Any:
@@ -126,6 +129,76 @@ def requeue(*, tenant: str | None, as_json: bool, ids: tuple[str, ...], to_queue
         _tell(session, made, "made")
 
     perform(tenant, as_json, work)
+
+
+@group.command()
+@click.argument("type_", metavar="TYPE")
+@click.option("--payload", metavar="JSON", default="{}", help="An object; left out: an empty one.")
+@click.option("--queue", metavar="NAME", help="Left out: that of the type.")
+@click.option("--priority", type=click.IntRange(0, 9), default=2, show_default=True, help="0 runs first.")
+@click.option("--run-at", type=click.DateTime(), help="In UTC; left out: at once.")
+@options
+def create(*, tenant: str | None, as_json: bool, type_: str, payload: str, run_at: datetime | None, **given: Any) -> None:  # fmt: skip
+    """Create a task of TYPE and print its id."""
+    due = run_at.replace(tzinfo=UTC) if run_at else None
+    new = NewTask(type=type_, payload=_read_object("--payload", payload), run_at=due, **given)
+
+    async def work(session: Session) -> None:
+        task = await session.do(lambda db: tasks.enqueue(db, session.tenant.id, new, actor=session.actor))
+        await session.tell(queues=[task.queue])
+        _tell(session, [task], "made")
+
+    perform(tenant, as_json, work)
+
+
+@group.command()
+@click.argument("task_id", type=click.UUID)
+@options
+def release(*, tenant: str | None, as_json: bool, task_id: UUID) -> None:
+    """Let a task run again that is held for an operator since its executor died."""
+
+    async def work(session: Session) -> None:
+        queue = await session.do(
+            lambda db: holds.release(db, session.tenant.id, task_id, actor=session.actor)
+        )
+        await session.tell(queues=[queue])
+        _tell(session, [await session.do(lambda db: tasks.get(db, session.tenant.id, task_id))], "released")
+
+    perform(tenant, as_json, work)
+
+
+@group.command()
+@click.argument("task_id", type=click.UUID)
+@click.argument("name")
+@click.option("--data", metavar="JSON", default="{}", help="An object that the task gets with it.")
+@options
+def signal(*, tenant: str | None, as_json: bool, task_id: UUID, name: str, data: str) -> None:
+    """Send a live task the signal NAME; the first of a name wins."""
+    given = _read_object("--data", data)
+    if not _SIGNAL.fullmatch(name):
+        raise click.BadParameter(f"{name!r} is no signal's name: small letters, digits, _ and -")
+
+    async def work(session: Session) -> None:
+        queue = await session.do(
+            lambda db: tasks.send_signal(
+                db, session.tenant.id, task_id, name=name, data=given, actor=session.actor
+            )
+        )
+        await session.tell(queues=[queue] if queue else [])
+        resumed = "goes on" if queue else "keeps it until it waits for it"
+        _tell(session, [await session.do(lambda db: tasks.get(db, session.tenant.id, task_id))], resumed)
+
+    perform(tenant, as_json, work)
+
+
+def _read_object(option: str, text: str) -> dict[str, Any]:
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError as exc:
+        raise click.BadParameter(f"{option} is not JSON: {exc}") from None
+    if not isinstance(value, dict):
+        raise click.BadParameter(f"{option} must be a JSON object")
+    return value
 
 
 async def _cancel(session: Session, task_id: UUID, reason: str | None) -> Task:

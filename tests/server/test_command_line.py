@@ -20,7 +20,9 @@ from server.database import Database
 from server.lease import Timing
 from server.listener import Listener
 from server.supervisor import Supervisor
-from services import dead_letters, queues
+from services import dead_letters, holds, queues, schedules
+from services.schedules import NewSchedule
+from services.task_context import TaskContext
 from tests import engine
 from tests.conftest import Cluster, make_tenant
 
@@ -142,6 +144,48 @@ async def test_a_requeue_makes_a_task_that_runs_at_once(
     assert listening == ["default"]
 
 
+async def test_a_task_is_created_and_runs_at_once_and_a_bad_one_is_told_in_one_sentence(
+    galley: Galley, database: Database, operating: UUID, listening: list[str]
+) -> None:
+    made = (await galley("task", "create", "noop", "--payload", '{"seconds": 0.01}', "--priority", "0")).out
+    later = await galley("task", "create", "noop", "--run-at", "2090-01-31", "--queue", "content", "--json")
+    bad = await galley("task", "create", "noop", "--payload", '{"seconds": -1}', expect=1)
+
+    task = await engine.ended(database, await engine.get(database, operating, UUID(made.split()[0])))
+    assert (task.state, task.priority, task.created_by, task.result) == (
+        "succeeded",
+        0,
+        ACTOR,
+        {"slept": 0.01},
+    )
+    assert listening == ["default", "content"]
+    assert later.json[0]["run_at"] == "2090-01-31T00:00:00+00:00"
+    assert bad.err == "galley: /payload/seconds: should be greater than or equal to 0, not -1\n"
+
+
+async def test_a_waiting_task_is_signalled_and_a_held_one_released(
+    galley: Galley, database: Database, operating: UUID, listening: list[str]
+) -> None:
+    async def patient(task: TaskContext, _payload: object) -> Any:
+        told = await task.wait_for("go")
+        await task.wait_for(holds.SIGNAL)
+        return told.data
+
+    with engine.task_type("patient", patient):
+        task = await engine.until(database, await engine.enqueue(database, operating, "patient"), "waiting")
+        refused = await galley("task", "release", str(task.id), expect=1)
+        sent = await galley("task", "signal", str(task.id), "go", "--data", '{"to": "press"}')
+        async with asyncio.timeout(30):
+            while (await engine.get(database, operating, task.id)).waiting_for != holds.SIGNAL:
+                await asyncio.sleep(0.02)
+        released = await galley("task", "release", str(task.id))
+        ended = await engine.ended(database, task)
+
+    assert "is waiting and not held for an operator" in refused.err
+    assert (sent.out, released.out) == (f"{task.id} goes on\n", f"{task.id} released\n")
+    assert (ended.state, ended.result) == ("succeeded", {"to": "press"})
+
+
 async def test_a_filter_shows_what_it_meets_and_does_it_with_yes(
     galley: Galley, database: Database, operating: UUID, other_tenant: UUID
 ) -> None:
@@ -156,7 +200,7 @@ async def test_a_filter_shows_what_it_meets_and_does_it_with_yes(
     done = await galley("task", "cancel", "--queue", "content", "--reason", "moving", "--yes")
     assert done.out == "3 cancelled\n"
     nothing = await galley("task", "cancel", "--queue", "content", "--yes")
-    assert nothing.out.splitlines()[0] == "0 would be cancelled"
+    assert nothing.out == "nothing to cancel: nothing matches, or it is done already\n"
     again = await galley(
         "task", "requeue", "--state", "cancelled", "--to-queue", "documents", "--yes", "--json"
     )
@@ -270,6 +314,24 @@ async def test_dead_letters_are_listed_requeued_and_discarded(
     assert (await galley("schedule", "list")).out == "no schedules\n"
 
 
+async def test_schedules_are_paused_resumed_and_run_by_name(
+    galley: Galley, database: Database, operating: UUID, listening: list[str]
+) -> None:
+    new = NewSchedule(name="Nightly import", type="noop", payload={}, cron="0 3 * * *", queue="content")
+    async with database.tenant(operating, "test") as db:
+        made = await schedules.create(db, operating, new, actor="test")
+
+    paused = await galley("schedule", "pause", "Nightly import", "--until", "2090-01-31")
+    resumed = await galley("schedule", "resume", str(made.id), "--json")
+    task_id = UUID((await galley("schedule", "run", "Nightly import")).out.split()[0])
+
+    task = await engine.ended(database, await engine.get(database, operating, task_id))
+    assert paused.out == "Nightly import is paused until 2090-01-31 00:00:00Z\n"
+    assert (resumed.json["paused"], resumed.json["name"]) == (False, "Nightly import")
+    assert (task.state, task.queue, task.created_by) == ("succeeded", "content", ACTOR)
+    assert listening == ["content"]
+
+
 async def test_what_is_refused_is_one_sentence_and_what_is_mistyped_is_usage(
     galley: Galley, database: Database, admin: Any, operating: UUID
 ) -> None:
@@ -280,6 +342,7 @@ async def test_what_is_refused_is_one_sentence_and_what_is_mistyped_is_usage(
         (("queue", "pause", "nowhere"), "there is no queue nowhere"),
         (("queue", "pause", "default", "--tenant", "globex"), "only operators of a tenant that operates it"),
         (("executor", "drain", "ffff"), "there is no executor ffff"),
+        (("schedule", "run", "nightly"), "there is no schedule nightly"),
     ):
         answer = await galley(*words, expect=1)
         assert answer.err.startswith("galley: "), answer
@@ -288,6 +351,9 @@ async def test_what_is_refused_is_one_sentence_and_what_is_mistyped_is_usage(
     for words in (
         ("task", "cancel"),
         ("task", "cancel", "not-an-id"),
+        ("task", "create", "noop", "--payload", "{"),
+        ("task", "create", "noop", "--payload", "[]"),
+        ("task", "signal", str(uuid4()), "review:1"),
         ("queue", "set", "default"),
         ("queue", "set", "default", "--rate", "x"),
     ):
