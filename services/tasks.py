@@ -188,7 +188,10 @@ async def list_tasks(
 ) -> list[Task]:
     """Return tasks, newest first, those older than *before*. *q* is a prefix of an id or of a type, or a concurrency key."""
     lower, upper, text = task_search.read(q)
-    rows = await db.fetch(SQL["tasks.list"], tenant_id, before, limit, state, type, queue, lower, upper, text)
+    if lower is None and (state or type or queue or text):
+        rows = await db.fetch(SQL["tasks.list_filtered"], tenant_id, before, limit, state, type, queue, text)
+    else:
+        rows = await db.fetch(SQL["tasks.list"], tenant_id, before, limit, state, type, queue, lower, upper)
     return [Task.from_row(row) for row in rows]
 
 

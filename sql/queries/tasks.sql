@@ -18,28 +18,73 @@ SELECT * FROM all_tasks WHERE tenant_id = $1 AND id = ANY ($2) ORDER BY id;
 
 -- name: list
 -- $1 tenant, $2 before id (NULL: newest), $3 limit, $4 state, $5 type, $6 queue,
--- $7 lower and $8 upper bound of an id (uuid text read as a prefix), $9 text: prefix of a type, or a concurrency key; each NULL: any
+-- $7 lower and $8 upper bound of an id (uuid text read as a prefix); each NULL: any
 SELECT * FROM (
   (SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
           created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error,
           request_id, payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result,
           deadline_at, waiting_for, wait_until, on_crash
    FROM tasks
-   WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
+   WHERE tenant_id = $1 AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
      AND ($6::text IS NULL OR queue = $6)
      AND ($7::uuid IS NULL OR id BETWEEN $7 AND $8 OR retry_of BETWEEN $7 AND $8)
-     AND ($9::text IS NULL OR starts_with(type, $9) OR concurrency_key = $9)
    ORDER BY id DESC LIMIT $3)
   UNION ALL
   (SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
           created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error,
           request_id, payload, finished_at, ended_by, reason, result, NULL, NULL, NULL, NULL
    FROM task_history
-   WHERE tenant_id = $1 AND ($2::uuid IS NULL OR id < $2) AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
+   WHERE tenant_id = $1 AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
      AND ($6::text IS NULL OR queue = $6)
      AND ($7::uuid IS NULL OR id BETWEEN $7 AND $8 OR retry_of BETWEEN $7 AND $8)
-     AND ($9::text IS NULL OR starts_with(type, $9) OR concurrency_key = $9)
    ORDER BY id DESC LIMIT $3)
+) AS both_tables
+ORDER BY id DESC
+LIMIT $3;
+
+-- name: list_filtered
+-- $1 tenant, $2 before id (NULL: newest), $3 limit, $4 state, $5 type, $6 queue, $7 text: prefix of a type, or a concurrency key; each NULL: any.
+-- Each kind of ended tasks that fits (type, queue, state: found by hopping from one to the next over task_history_kind) gives its newest,
+-- so what does not fit is never read, however much of it is newer.
+WITH RECURSIVE kinds (type, queue, state) AS (
+  (SELECT type, queue, state FROM task_history WHERE tenant_id = $1 ORDER BY type, queue, state LIMIT 1)
+  UNION ALL
+  SELECT next.type, next.queue, next.state FROM kinds k CROSS JOIN LATERAL (
+    SELECT h.type, h.queue, h.state FROM task_history h
+    WHERE h.tenant_id = $1 AND (h.type, h.queue, h.state) > (k.type, k.queue, k.state)
+    ORDER BY h.type, h.queue, h.state LIMIT 1) next
+), ended AS MATERIALIZED (
+  SELECT newest.id
+  FROM kinds k CROSS JOIN LATERAL (
+    SELECT h.id FROM task_history h
+    WHERE h.tenant_id = $1 AND h.type = k.type AND h.queue = k.queue AND h.state = k.state
+      AND h.id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+    ORDER BY h.id DESC LIMIT $3) newest
+  WHERE ($4::text IS NULL OR k.state = $4) AND ($5::text IS NULL OR k.type = $5) AND ($6::text IS NULL OR k.queue = $6)
+    AND ($7::text IS NULL OR starts_with(k.type, $7))
+  UNION
+  (SELECT h.id FROM task_history h
+   WHERE h.tenant_id = $1 AND h.concurrency_key = $7 AND h.id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff')
+     AND ($4::text IS NULL OR h.state = $4) AND ($5::text IS NULL OR h.type = $5) AND ($6::text IS NULL OR h.queue = $6)
+   ORDER BY h.id DESC LIMIT $3)
+  ORDER BY id DESC
+  LIMIT $3
+)
+SELECT * FROM (
+  (SELECT id, tenant_id, queue, type, type_version, state, priority, attempt, max_attempts, crashes, snoozes, fence, executor_id, run_at,
+          created_at, created_by, started_at, timeout_seconds, start_before, retry_of, concurrency_key, concurrency_limit, progress, error,
+          request_id, payload, NULL::timestamptz AS finished_at, NULL::text AS ended_by, NULL::text AS reason, NULL::jsonb AS result,
+          deadline_at, waiting_for, wait_until, on_crash
+   FROM tasks
+   WHERE tenant_id = $1 AND id < coalesce($2::uuid, 'ffffffff-ffff-ffff-ffff-ffffffffffff') AND ($4::text IS NULL OR state = $4) AND ($5::text IS NULL OR type = $5)
+     AND ($6::text IS NULL OR queue = $6) AND ($7::text IS NULL OR starts_with(type, $7) OR concurrency_key = $7)
+     AND coalesce($4::text, '') NOT IN ('succeeded', 'failed', 'timed_out', 'cancelled')   -- no live task is in a final state: not looked at
+   ORDER BY id DESC LIMIT $3)
+  UNION ALL
+  SELECT h.id, h.tenant_id, h.queue, h.type, h.type_version, h.state, h.priority, h.attempt, h.max_attempts, h.crashes, h.snoozes, h.fence,
+         h.executor_id, h.run_at, h.created_at, h.created_by, h.started_at, h.timeout_seconds, h.start_before, h.retry_of, h.concurrency_key,
+         h.concurrency_limit, h.progress, h.error, h.request_id, h.payload, h.finished_at, h.ended_by, h.reason, h.result, NULL, NULL, NULL, NULL
+  FROM ended e JOIN task_history h ON h.tenant_id = $1 AND h.id = e.id
 ) AS both_tables
 ORDER BY id DESC
 LIMIT $3;
