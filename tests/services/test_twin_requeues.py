@@ -104,6 +104,22 @@ async def test_a_bulk_operation_leaves_out_what_somebody_is_requeueing_just_then
     assert await look(database, tenant, operation) == ("done", 2, 0, 1)
 
 
+async def test_a_requeue_that_commits_before_the_lock_is_seen_under_it(
+    database: Database, tenant: UUID, admin: Admin
+) -> None:
+    """Between looking for what matches and locking it somebody was quicker: what matched is not what counts."""
+    matched = await cancelled(database, tenant, 3)
+    operation = await start(database, tenant)
+    async with database.tenant(tenant, ACTOR) as person:
+        await tasks.requeue(person, tenant, matched[1], actor="user:ada")
+
+    async with database.tenant(tenant, ACTOR) as db:
+        batch = await bulk_batches._requeue(db, tenant, operation, matched)
+
+    assert (batch.done, batch.busy) == (2, [])
+    assert await successors(admin) == dict.fromkeys(matched, 1)
+
+
 async def test_whoever_asks_for_it_again_on_purpose_gets_another(
     database: Database, tenant: UUID, admin: Admin
 ) -> None:
