@@ -85,6 +85,19 @@ def postgres_of(data_dir: Path) -> list[int]:
     return found
 
 
+def children_in(data_dir: Path) -> list[str]:
+    """The processes that work in this folder's cluster, whoever their parent is now."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        with contextlib.suppress(OSError):
+            if (
+                entry.name.isdigit()
+                and (entry / "cwd").readlink() == data_dir.resolve() / "postgres" / "cluster"
+            ):
+                found.append(entry.name)
+    return found
+
+
 def until(condition: Callable[[], bool], seconds: float = 20) -> None:
     """Wait for *condition*, or fail."""
     deadline = time.monotonic() + seconds
@@ -216,7 +229,7 @@ def test_a_postgresql_that_was_killed_itself_is_started_again(tmp_path: Path) ->
             or os.waitpid(killed.postmaster.pid, os.WNOHANG)[0] != 0
         )
     )
-    time.sleep(0.2)  # its children notice
+    until(lambda: not children_in(tmp_path))  # they notice
 
     running = embedded.start_postgres(tmp_path, durable=False)
     embedded.stop_postgres(killed)
