@@ -93,7 +93,7 @@ async def get(database: Database, tenant: UUID, task_id: UUID) -> Task:
         return await tasks.get(db, tenant, task_id)
 
 
-async def until(database: Database, task: Task, *states: str, seconds: float = 30) -> Task:
+async def until(database: Database, task: Task, *states: str, seconds: float = 20) -> Task:
     """Wait until the task is in one of *states* and return it. Raises: TimeoutError that names its last state."""
     latest = task
     try:
@@ -105,7 +105,7 @@ async def until(database: Database, task: Task, *states: str, seconds: float = 3
     return latest
 
 
-async def ended(database: Database, task: Task, *, seconds: float = 30) -> Task:
+async def ended(database: Database, task: Task, *, seconds: float = 20) -> Task:
     """Wait until the task has ended for good and return it."""
     return await until(database, task, "succeeded", "failed", "timed_out", "cancelled", seconds=seconds)
 

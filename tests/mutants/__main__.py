@@ -36,6 +36,7 @@ FOLDER = Path(__file__).parent
 NOT_COPIED = {".git", ".venv", ".bench", "data"}  # at the top; and caches anywhere
 CACHES = shutil.ignore_patterns("__pycache__", ".*_cache")
 TEST_SECONDS = 300
+HANGS_SECONDS = 120  # sooner than in the suite: a test that hangs is as red as one that fails
 GREEN_SECONDS = 1800  # every named test once
 TRIES = 3  # a race that a test provokes may go well by chance
 TEMPLATE = "galley_unpatched"
@@ -97,7 +98,7 @@ def run_tests(
     return subprocess.run(
         [
             sys.executable,
-            *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider"),
+            *("-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", f"--timeout={HANGS_SECONDS}"),
             f"--basetemp={folder.parent / 'pytest'}",
             *tests,
         ],
