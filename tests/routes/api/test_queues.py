@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import AsyncIterator
 from typing import Any
@@ -12,6 +13,8 @@ from aiohttp import ClientSession
 
 from routes.api import queues, tasks
 from server.database import Database
+from services import tasks as task_service
+from services.tasks import NewTask
 from tests import web as served_web
 from tests.web import Served
 
@@ -190,3 +193,45 @@ async def test_a_tenant_sees_its_own_numbers_and_no_names_of_others(
     )
     assert seen["pause_reason"] == "moving house"
     assert (own["installation"], own["depth"]["queued"]["tasks"], own["paused_by"]) == (False, 1, "key:ops")
+
+
+async def test_a_task_for_a_queue_that_is_being_deleted_is_refused_with_what_there_is(
+    api: ClientSession, admin: Any
+) -> None:
+    """Whoever asks while it is under way waits for it, and is told to ask again."""
+    await call(api, "POST", "/queues", json={"name": "going"}, expect=201)
+    new = {"type": "noop", "queue": "going"}
+
+    async with admin.transaction():
+        await admin.execute("DELETE FROM queues WHERE name = 'going'")
+        asking = asyncio.create_task(call(api, "POST", "/tasks", json=new, expect=503))
+        async with asyncio.timeout(10):
+            while not await admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+    refused = await asking
+
+    assert refused["type"] == "/problems/busy"
+    again = await call(api, "POST", "/tasks", json=new, expect=422)
+    assert again["type"] == "/problems/unknown-queue"
+
+
+async def test_a_queue_that_just_got_a_task_is_not_deleted(
+    api: ClientSession, database: Database, tenant: UUID, admin: Any
+) -> None:
+    await call(api, "POST", "/queues", json={"name": "going"}, expect=201)
+
+    async with database.tenant(tenant, "user:ada") as db:
+        await task_service.enqueue(
+            db, tenant, NewTask(type="noop", payload={}, queue="going"), actor="user:ada"
+        )
+        deleting = asyncio.create_task(call(api, "DELETE", "/queues/going", expect=409))
+        async with asyncio.timeout(10):
+            while not await admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
+            ):
+                await asyncio.sleep(0.01)
+
+    await deleting
+    assert (await call(api, "GET", "/queues/going", expect=200))["depth"]["queued"]["tasks"] == 1
