@@ -12,6 +12,7 @@ from urllib.parse import urlsplit, urlunsplit
 from uuid import UUID
 
 import asyncpg
+import hypothesis
 import pytest
 
 from server import embedded, migrations
@@ -19,6 +20,16 @@ from server.database import Database
 
 ADMIN_DSN = os.environ.get("TEST_DATABASE_URL", "")
 TEMPLATE = os.environ.get("TEST_TEMPLATE", "")  # there already, beside TEST_DATABASE_URL: nothing is migrated
+
+# The same examples each time, and as long for each as it takes: neither luck nor a busy machine says whether a test passes.
+hypothesis.settings.register_profile(
+    "galley",
+    deadline=None,
+    derandomize=True,
+    database=None,
+    suppress_health_check=[hypothesis.HealthCheck.too_slow],
+)
+hypothesis.settings.load_profile("galley")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
