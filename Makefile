@@ -68,3 +68,7 @@ mutants: $(DEV_STAMP) ## apply each deliberate bug to a copy and require red tes
 .PHONY: bench
 bench: $(DEV_STAMP) ## measure Galley and its peers; BENCH_JSON=file for the figures
 	$(BIN)/python -m tests.bench
+
+.PHONY: scale
+scale: $(DEV_STAMP) ## measure claims, lists and pages beside ten million finished tasks
+	$(BIN)/python -m tests.bench scale

@@ -1,7 +1,7 @@
 """Measure Galley beside a bare loop and its peers: `make bench`, or `python -m tests.bench --quick` for a first look.
 
 The figures go to the file named by BENCH_JSON, else to .bench/last.json; `--readme` puts table and plot of them into the README.
-Retrieval: `python -m tests.bench search --chunks 20000`. What bounds the drain: `python -m tests.bench profile`. Quote ratios measured in one run on one machine, not bare seconds.
+Retrieval: `python -m tests.bench search --chunks 20000`. Ten million finished tasks: `python -m tests.bench scale`. What bounds the drain: `python -m tests.bench profile`. Quote ratios measured in one run on one machine, not bare seconds.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 import uvloop
 
 from server import embedded
-from tests.bench import about, cancel, environments, profile, search, table, turns, web
+from tests.bench import about, cancel, environments, profile, scale, search, table, turns, web
 from tests.bench.bench import Bench, Sizes, say
 from tests.bench.contenders import CONTENDERS, GALLEY
 from tests.bench.environments import HOME
@@ -74,7 +74,7 @@ async def measure(bench: Bench, only: set[str], parts: set[str]) -> None:
 
 def main() -> None:
     """Measure, print the table, write the JSON."""
-    alone = {"search": search.main, "profile": profile.main}
+    alone = {"search": search.main, "profile": profile.main, "scale": scale.main}
     if (chosen_alone := alone.get(next(iter(sys.argv[1:]), ""))) is not None:
         del sys.argv[1]
         chosen_alone()
