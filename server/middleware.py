@@ -178,9 +178,8 @@ def _translate(exc: Exception) -> GalleyError | None:
     """Return what an error of the database's driver means to a caller; None when it means a fault of ours."""
     if isinstance(exc, _DATABASE_BUSY):
         return Unavailable("the database was busy with something that this needs", slug="busy", retry_after=1)
-    if isinstance(
-        exc, asyncpg.ForeignKeyViolationError
-    ):  # a queue deleted just then: asked again, the answer says so
+    if isinstance(exc, asyncpg.ForeignKeyViolationError):
+        # For instance a queue that is deleted at the same moment: asked again, the answer says so.
         return Unavailable("something that this refers to has just changed", slug="busy", retry_after=1)
     if isinstance(exc, _DATABASE_AWAY):
         return Unavailable("the database is not answering", retry_after=2)

@@ -42,7 +42,8 @@ BEGIN
 END $$;
 
 -- Wake tasks whose keys have room. Every end of a run does so for its own keys; this finds what was parked at that very moment. Looks at up to
--- p_limit keys behind the given one (NULL: from the first on), and says where to go on; no tenant: that was the last.
+-- p_limit keys behind the given one (NULL: from the first on), and says where to go on; no tenant: that was the last. Paused queues sleep on:
+-- as nobody claims what is woken, there would be room for another one every time.
 CREATE OR REPLACE FUNCTION app.wake_keys(p_limit int, p_tenant uuid, p_queue text, p_key text)
 RETURNS TABLE (woken text[], tenant_id uuid, queue text, key text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
@@ -69,7 +70,10 @@ BEGIN
   SELECT array_agg(h.tenant_id ORDER BY h.place), array_agg(h.queue ORDER BY h.place), array_agg(h.key ORDER BY h.place)
   INTO tenants_of, queues_of, keys_of
   FROM hop h;
-  woken := app.release_keys(tenants_of, queues_of, keys_of);
+  woken := (
+    SELECT app.release_keys(array_agg(k.tenant_id), array_agg(k.queue), array_agg(k.key))
+    FROM unnest(tenants_of, queues_of, keys_of) AS k (tenant_id, queue, key)
+    JOIN queues q ON q.name = k.queue AND (q.paused_at IS NULL OR q.resume_at <= app.now()));
   IF cardinality(keys_of) = p_limit THEN
     tenant_id := tenants_of[p_limit];
     queue := queues_of[p_limit];

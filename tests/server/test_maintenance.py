@@ -228,6 +228,27 @@ async def test_every_key_with_room_is_woken_however_many_there_are(
     assert pages == 6
 
 
+async def test_keys_of_a_paused_queue_sleep_until_it_goes_on(
+    database: Database, tenant: UUID, admin: Admin
+) -> None:
+    await admin.execute(
+        "INSERT INTO tasks (tenant_id, queue, type, state, created_by, payload, concurrency_key, concurrency_limit)"
+        " SELECT $1, 'default', 'noop', 'blocked', 'test', '{}', 'key', 1 FROM generate_series(1, 9)",
+        tenant,
+    )
+    queued = "SELECT count(*) FROM tasks WHERE state = 'queued'"
+    await admin.execute("UPDATE queues SET paused_at = app.now(), paused_by = 'user:ada'")
+    async with database.statement() as db:
+        for _ in range(3):
+            assert (await db.fetchrow(SQL["executors.wake_keys"], 10, None, None, None))["woken"] == []
+    asleep = await admin.fetchval(queued)
+    await admin.execute("UPDATE queues SET paused_at = NULL, paused_by = NULL")
+    async with database.statement() as db:
+        woken = (await db.fetchrow(SQL["executors.wake_keys"], 10, None, None, None))["woken"]
+
+    assert (asleep, woken, await admin.fetchval(queued)) == (0, ["default"], 1)
+
+
 async def test_the_sweep_goes_on_until_nothing_is_left_that_it_can_do(
     database: Database, tenant: UUID, admin: Admin
 ) -> None:
