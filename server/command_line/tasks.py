@@ -8,11 +8,12 @@ from typing import Any
 from uuid import UUID
 
 import click
-import orjson
 
+from routes.api import reading
 from server.command_line import bulk, output
 from server.command_line.session import Session, options, perform
 from services import holds, task_history, task_timeline, tasks
+from services.errors import GalleyError
 from services.task_states import STATES
 from services.tasks import NewTask, Task
 
@@ -192,10 +193,11 @@ def signal(*, tenant: str | None, as_json: bool, task_id: UUID, name: str, data:
 
 
 def _read_object(option: str, text: str) -> dict[str, Any]:
+    """Return a JSON object, read as strictly as the API reads. Raises: click.BadParameter."""
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError as exc:
-        raise click.BadParameter(f"{option} is not JSON: {exc}") from None
+        value = reading.parse_json(text.encode(errors="surrogatepass"))
+    except GalleyError as exc:
+        raise click.BadParameter(f"{option}: {exc}") from None
     if not isinstance(value, dict):
         raise click.BadParameter(f"{option} must be a JSON object")
     return value

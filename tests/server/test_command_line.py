@@ -353,6 +353,7 @@ async def test_what_is_refused_is_one_sentence_and_what_is_mistyped_is_usage(
         ("task", "cancel", "not-an-id"),
         ("task", "create", "noop", "--payload", "{"),
         ("task", "create", "noop", "--payload", "[]"),
+        ("task", "signal", str(uuid4()), "go", "--data", '{"a": "\\u0000"}'),
         ("task", "signal", str(uuid4()), "review:1"),
         ("queue", "set", "default"),
         ("queue", "set", "default", "--rate", "x"),
