@@ -1,4 +1,4 @@
-"""Where an error came from, as far as people need it: frames of code by file, line and function, never a value."""
+"""Where an error came from, as far as people need it: frames of code by file, line and function, without values, and what its causes said."""
 
 from __future__ import annotations
 
