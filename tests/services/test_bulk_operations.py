@@ -21,6 +21,7 @@ from services import bulk_batches, bulk_operations, dead_letters, tasks
 from services.bulk_operations import BulkOperation, Preview
 from services.errors import Conflict, Invalid, Malformed, NotFound, Unavailable
 from tests import dead, engine
+from tests.patience import patiently
 
 Admin = asyncpg.Connection
 SECRET = b"a secret of at least thirty-two bytes"
@@ -403,7 +404,9 @@ async def test_people_and_a_bulk_operation_at_once_requeue_each_dead_letter_once
         return 1
 
     async with carrying(Carrier(database)):
-        by_hand = sum(await asyncio.gather(*(requeue(task) for task in made[::4])))
+        by_hand = sum(
+            await asyncio.gather(*(patiently(lambda task=task: requeue(task)) for task in made[::4]))
+        )
         ended = await over(database, operation, tenant)
 
     assert await _successors(admin) == {1: 400}

@@ -18,6 +18,7 @@ from services.content_states import STATES, TRANSITIONS
 from services.content_text import Changes, Text
 from services.errors import Conflict, Forbidden, Invalid, NotFound, PreconditionFailed
 from tests.content import BODY, ask, citation, decide, person, waiting_task, write
+from tests.patience import patiently
 
 ACTOR = "user:ada@example.org"
 WORDS = st.text(alphabet=st.characters(exclude_characters="\x00", exclude_categories=["Cs"]))
@@ -79,7 +80,11 @@ async def test_versions_are_numbered_without_gaps_when_many_write_at_once(
 
     await asyncio.gather(
         *(
-            written(database, tenant, content_id=first.content_id, kind="refine", body_md=f"{BODY}\n{n}")
+            patiently(
+                lambda n=n: written(
+                    database, tenant, content_id=first.content_id, kind="refine", body_md=f"{BODY}\n{n}"
+                )
+            )
             for n in range(15)
         )
     )
@@ -94,7 +99,10 @@ async def test_of_many_edits_of_one_version_one_wins(database: Database, tenant:
     first = await written(database, tenant)
 
     results = await asyncio.gather(
-        *(edit(database, tenant, first, body_md=f"{BODY}\nEdit {n}.") for n in range(20)),
+        *(
+            patiently(lambda n=n: edit(database, tenant, first, body_md=f"{BODY}\nEdit {n}."))
+            for n in range(20)
+        ),
         return_exceptions=True,
     )
 
@@ -113,7 +121,7 @@ async def test_of_many_restores_one_wins(database: Database, tenant: UUID) -> No
                 db, person(tenant, "author"), first.content_id, number=1, base_version=2
             )
 
-    results = await asyncio.gather(*(restore() for _ in range(20)), return_exceptions=True)
+    results = await asyncio.gather(*(patiently(restore) for _ in range(20)), return_exceptions=True)
 
     won = [result for result in results if isinstance(result, ContentVersion)]
     assert (len(won), won[0].number, won[0].kind, won[0].parent_number) == (1, 3, "restore", 1)

@@ -14,6 +14,7 @@ from services import prompts
 from services.errors import Invalid, NotFound
 from services.prompts import PromptVersion, Variable
 from sql import Connection
+from tests.patience import patiently
 
 ACTOR = "user:ada@example.org"
 
@@ -94,7 +95,7 @@ async def test_numbers_have_no_gaps_when_many_write_at_once(database: Database, 
         async with database.tenant(tenant, ACTOR) as db:
             await add(db, tenant, f"Write {number} about {{{{topic}}}}")
 
-    await asyncio.gather(*(write(number) for number in range(15)))
+    await asyncio.gather(*(patiently(lambda n=number: write(n)) for number in range(15)))
 
     async with database.tenant(tenant, ACTOR) as db:
         numbers = [version.number for version in await prompts.list_versions(db, tenant, "outline")]

@@ -16,6 +16,7 @@ from services.content_text import Changes
 from services.errors import Conflict, Forbidden, GalleyError, Invalid, NotFound, PreconditionFailed
 from services.reviews import Review
 from tests.content import BODY, ask, decide, person, signals, waiting_task, write
+from tests.patience import patiently
 
 ACTOR = "user:ada@example.org"
 MIGRATION = Path("sql/migrations/0002_content.up.sql").read_text(encoding="utf-8")
@@ -162,7 +163,11 @@ async def test_of_fifty_decisions_at_once_exactly_one_counts(
 
     results = await asyncio.gather(
         *(
-            decided(database, review, person(tenant, name=f"r{n}@example.org"), verdicts[n % 3])
+            patiently(
+                lambda n=n: decided(
+                    database, review, person(tenant, name=f"r{n}@example.org"), verdicts[n % 3]
+                )
+            )
             for n in range(50)
         ),
         return_exceptions=True,

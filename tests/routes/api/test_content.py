@@ -17,6 +17,7 @@ from server.database import Database
 from services.content import ContentVersion
 from tests import content as made
 from tests import web as served_web
+from tests.patience import patiently
 from tests.web import Served
 
 
@@ -150,7 +151,7 @@ async def test_of_fifty_edits_at_once_one_wins_and_the_others_are_told(
         async with api.post(path, json={"title": f"Title {number}"}, headers={"If-Match": '"1"'}) as response:
             return response.status
 
-    statuses = await asyncio.gather(*(status(number) for number in range(50)))
+    statuses = await asyncio.gather(*(patiently(lambda n=number: status(n)) for number in range(50)))
 
     assert sorted(statuses) == [201] + [412] * 49
 

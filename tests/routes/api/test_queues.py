@@ -209,6 +209,9 @@ async def test_a_task_for_a_queue_that_is_being_deleted_is_refused_with_what_the
             while not await admin.fetchval(
                 "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() AND wait_event_type = 'Lock'"
             ):
+                await admin.execute(
+                    "SELECT pg_stat_clear_snapshot()"
+                )  # inside a transaction it looks only once
                 await asyncio.sleep(0.01)
     refused = await asking
 
