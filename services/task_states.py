@@ -42,6 +42,7 @@ TRANSITIONS = (
     Transition(None, "queued", "caller", "idempotency insert won", None),
     Transition(None, "scheduled", "caller", "run_at lies ahead", None),
     Transition("scheduled", "queued", "scheduler", "due, row lock", None),
+    Transition("scheduled", "queued", "operator", "row lock", "hurried"),
     Transition("queued", "running", "executor", "queue lock, lease, limits", None, +1),
     Transition("queued", "blocked", "executor", "queue lock, key is full", "blocked"),
     Transition("blocked", "queued", "release", "key has room", None),

@@ -17,10 +17,11 @@ GIVEN_UP = ("retry_scheduled", "snoozed", "waiting", "interrupted", "rescued", "
 ENDS = ("succeeded", "failed", "timed_out", "cancelled", "crash_limit")
 # The state after an event, where it does not depend on more; a wait for the next try is looked at by itself.
 _AFTER = {
-    "created": "queued", "started": "running", "blocked": "blocked", "waiting": "waiting", "held": "waiting", "signalled": "queued",
+    "created": "queued", "hurried": "queued", "started": "running", "blocked": "blocked", "waiting": "waiting", "held": "waiting", "signalled": "queued",
     "wait_expired": "queued", "interrupted": "queued", "rescued": "queued", "retry_scheduled": "queued", "snoozed": "queued",
 }  # fmt: skip
 MOVES_DUE = (
+    "hurried",
     "retry_scheduled",
     "snoozed",
     "signalled",
@@ -133,6 +134,8 @@ def _spans(task: Task, entries: Sequence[Entry], end: datetime) -> Iterable[Span
         event, began = entry.event, entry.event.at
         until = moves[index + 1].event.at if index + 1 < len(moves) else end
         due = task.run_at if event.event == "created" and keeps_first_due else entry.next_at
+        if index + 1 < len(moves) and moves[index + 1].event.event == "hurried":
+            due = until  # it was scheduled all the while
         if due is not None and due > began and _AFTER[event.event] == "queued":
             yield Span(state="scheduled", began_at=began, ended_at=min(due, until))
             began = min(due, until)

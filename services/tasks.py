@@ -209,6 +209,17 @@ async def cancel(
     return task, stopped
 
 
+async def run_now(db: Connection, tenant_id: UUID, task_id: UUID, *, actor: str) -> Task:
+    """Make a scheduled task due: one for later, or one that waits for its next try. Raises: NotFound, Conflict when it is not scheduled."""
+    held = await db.fetchrow(SQL["tasks.lock"], tenant_id, task_id)
+    if held is not None and held["state"] == "scheduled":
+        await db.fetchval(SQL["tasks.hurry"], tenant_id, task_id, actor)
+    task = await get(db, tenant_id, task_id)
+    if held is None or held["state"] != "scheduled":
+        raise Conflict(f"task {task_id} is {task.state}; only a scheduled task can be run before it is due")
+    return task
+
+
 async def requeue(
     db: Connection,
     tenant_id: UUID,

@@ -151,6 +151,18 @@ class Machine(Executors):
         require(len(stopped) == live, f"{len(stopped)} runs are to be stopped")
         self.eye.cancelled.add(task.id)
 
+    @move(1, lambda self: self._live("scheduled"), where=PICKS, which=PICKS)
+    def hurry(self, where: int, which: int) -> None:
+        row, replica = pick(self._live("scheduled"), which), self._replica(where)
+        self._movers("operator")
+
+        async def hurry() -> tasks.Task:
+            async with replica.tenant(row["tenant_id"], ACTOR) as db:
+                return await tasks.run_now(db, row["tenant_id"], row["id"], actor=ACTOR)
+
+        task = self._do(hurry())
+        require((task.state, task.fence) == ("queued", row["fence"]), f"hurried, {row} became {task}")
+
     @move(2, lambda self: self._live(), where=PICKS, which=PICKS, name=SIGNALS)
     def signal(self, where: int, which: int, name: str) -> None:
         """Sent to who waits for it, or early."""
@@ -333,6 +345,7 @@ TOURS: dict[str, tuple[dict[str, Any], tuple[tuple[str, dict[str, Any]], ...]]] 
         PLAIN,
         (CLAIM_ALL, ("end", {"which": 0, "how": "throttled"}), ("end", {"which": 0, "how": "for good"})),
     ),
+    "hurried": ({**PLAIN, "delay": 60}, (("hurry", {"where": 1, "which": 0}),)),
     "given back": (PLAIN, (CLAIM_ALL, ("drain", {"who": 0}))),
     "timed out": ({**PLAIN, "max_attempts": 1}, (CLAIM_ALL, ("end", {"which": 0, "how": "timeout"}))),
     "again at once": ({**PLAIN, "type": "machine_fail"}, (CLAIM_ALL, ("end", {"which": 0, "how": "raised"}))),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any
 from uuid import UUID
 
 from aiohttp import web
@@ -24,7 +24,7 @@ from routes.api.kernel import (
     View,
     operation,
 )
-from services import holds, task_history, task_states, task_types, tasks
+from services import holds, task_states, task_types, tasks
 from services.errors import Invalid
 from services.task_context import Connection
 from services.tasks import Task
@@ -170,29 +170,6 @@ class CreatedTasks(View):
     ids: list[UUID]
 
 
-class EventView(View):
-    """One entry of a task's history."""
-
-    event: str
-    at: datetime
-    actor: str
-    attempt: int
-    fence: int
-    executor_id: UUID | None
-    detail: JSONObject
-
-
-class StepView(View):
-    """A finished step and what it returned."""
-
-    name: str
-    kind: Literal["step", "write", "wait"]
-    fence: int
-    started_at: datetime
-    finished_at: datetime
-    output: Any
-
-
 async def create_each(db: Connection, asked: Sequence[tuple[Call, NewTask]]) -> list[Answer | Invalid]:
     """Create what one caller asks for in several calls at the same time; what is wrong with one is its own answer."""
     for call, _ in asked:
@@ -293,33 +270,6 @@ async def get(call: Call, db: Connection, task_id: UUID) -> Task:
 
 @operation(
     routes,
-    "GET",
-    "/api/v1/tasks/{task_id}/events",
-    name="tasks.list_events",
-    summary="Read a task's history, oldest first",
-    role="viewer",
-    answer=Page[EventView],
-)
-async def list_events(call: Call, db: Connection, task_id: UUID) -> JSONObject:
-    return {"items": await task_history.list_events(db, call.tenant_id, task_id), "next_cursor": None}
-
-
-@operation(
-    routes,
-    "GET",
-    "/api/v1/tasks/{task_id}/steps",
-    name="tasks.list_steps",
-    summary="Read what a task's finished steps returned",
-    role="viewer",
-    answer=Page[StepView],
-)
-async def list_steps(call: Call, db: Connection, task_id: UUID) -> JSONObject:
-    await tasks.get(db, call.tenant_id, task_id)
-    return {"items": await task_history.list_steps(db, call.tenant_id, task_id), "next_cursor": None}
-
-
-@operation(
-    routes,
     "POST",
     "/api/v1/tasks/{task_id}/cancel",
     name="tasks.cancel",
@@ -336,6 +286,24 @@ async def cancel(call: Call, db: Connection, task_id: UUID, body: Cancel | None)
     )
     stop = call.request.app[keys.CANCELLED]
     call.after_commit(lambda: stop(stopped))
+    return task
+
+
+@operation(
+    routes,
+    "POST",
+    "/api/v1/tasks/{task_id}/run",
+    name="tasks.run",
+    summary="Run a scheduled task now",
+    description="One for later, or one that waits for its next try. Your own tasks as an author, any as an operator.",
+    role="author",
+    answer=TaskView,
+    errors=(409,),
+)
+async def run(call: Call, db: Connection, task_id: UUID) -> Task:
+    await _require_own(call, db, task_id)
+    task = await tasks.run_now(db, call.tenant_id, task_id, actor=call.actor)
+    call.wake(task.queue)
     return task
 
 

@@ -26,6 +26,7 @@ NOTICES = {
     "asked": "The article is asked for. This page shows how it goes.",
     "requeued": "This is the new task.",
     "released": "It will run again.",
+    "hurried": "It is due now and starts with the next free slot.",
     "approved": "Approved: it is on the site.",
     "changes-requested": "Changes are requested. The next draft has to take up your points.",
     "rejected": "Rejected.",

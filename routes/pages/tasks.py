@@ -122,6 +122,17 @@ async def cancel(request: web.Request) -> web.Response:
     return frame.go(request, "desk.task", task_id=task_id, done="cancelled")
 
 
+@routes.post("/desk/tasks/{task_id}/run", name="desk.task_run")
+async def run(request: web.Request) -> web.Response:
+    """Let a scheduled task run before it is due."""
+    await frame.fields(request)
+    async with frame.open_desk(request, "author") as desk:
+        task_id = (await _own(desk)).id
+        task = await tasks.run_now(desk.db, desk.tenant_id, task_id, actor=desk.principal.actor)
+    request.app[keys.WAKE](task.queue)
+    return frame.go(request, "desk.task", task_id=task_id, done="hurried")
+
+
 @routes.post("/desk/tasks/{task_id}/release", name="desk.task_release")
 async def release(request: web.Request) -> web.Response:
     """Let a task that was held after a crash run again."""

@@ -1,4 +1,4 @@
-"""`task list|show|create|cancel|requeue|release|signal`."""
+"""`task list|show|create|run|cancel|requeue|release|signal`."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _SIGNAL = re.compile(r"[a-z0-9_-]{1,100}")
 
 @click.group("task")
 def group() -> None:
-    """Tasks: list, show, create, cancel, requeue, release, signal."""
+    """Tasks: list, show, create, run now, cancel, requeue, release, signal."""
 
 
 def filters(command: Any) -> Any:
@@ -148,6 +148,20 @@ def create(*, tenant: str | None, as_json: bool, type_: str, payload: str, run_a
         task = await session.do(lambda db: tasks.enqueue(db, session.tenant.id, new, actor=session.actor))
         await session.tell(queues=[task.queue])
         _tell(session, [task], "made")
+
+    perform(tenant, as_json, work)
+
+
+@group.command()
+@click.argument("task_id", type=click.UUID)
+@options
+def run(*, tenant: str | None, as_json: bool, task_id: UUID) -> None:
+    """Run a scheduled task now: one for later, or one that waits for its next try."""
+
+    async def work(session: Session) -> None:
+        task = await session.do(lambda db: tasks.run_now(db, session.tenant.id, task_id, actor=session.actor))
+        await session.tell(queues=[task.queue])
+        _tell(session, [task], "is due now")
 
     perform(tenant, as_json, work)
 

@@ -159,6 +159,22 @@ SELECT queue FROM resumed;
 -- $1 task: for whoever requeues it
 SELECT pg_advisory_xact_lock(app.requeue_lock($1));
 
+-- name: hurry
+-- $1 tenant, $2 task, $3 actor: queue it before it is due, if it is scheduled
+WITH moment AS MATERIALIZED (
+  SELECT app.now() AS at
+), hurried AS (
+  UPDATE tasks t
+  SET state = 'queued', run_at = moment.at
+  FROM moment
+  WHERE t.tenant_id = $1 AND t.id = $2 AND t.state = 'scheduled'
+  RETURNING t.id, t.tenant_id, t.queue, t.fence, t.attempt, moment.at
+), told AS (
+  INSERT INTO task_events (tenant_id, task_id, at, event, fence, attempt, actor)
+  SELECT h.tenant_id, h.id, h.at, 'hurried', h.fence, h.attempt, $3 FROM hurried h
+)
+SELECT queue FROM hurried;
+
 -- name: copy_steps
 -- $1 tenant, $2 from tasks, $3 to tasks, one for one: paid work only; writes and waits belong to the task that made them
 INSERT INTO task_steps (tenant_id, task_id, name, kind, fence, input_hash, output, started_at, finished_at)

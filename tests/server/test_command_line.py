@@ -90,6 +90,13 @@ async def listening(database: Database) -> AsyncIterator[list[str]]:
         await supervisor.stop()
 
 
+async def _heard(listening: list[str], *queues: str) -> None:
+    """Wait until exactly these have been heard of."""
+    async with asyncio.timeout(15):
+        while listening != list(queues):
+            await asyncio.sleep(0.02)
+
+
 async def test_tasks_are_listed_and_shown_to_people_and_machines(
     galley: Galley, database: Database, operating: UUID
 ) -> None:
@@ -158,7 +165,8 @@ async def test_a_task_is_created_and_runs_at_once_and_a_bad_one_is_told_in_one_s
         ACTOR,
         {"slept": 0.01},
     )
-    assert listening == ["default", "content"]
+    await _heard(listening, "default", "content")
+    assert (await galley("task", "run", later.json[0]["id"])).out == f"{later.json[0]['id']} is due now\n"
     assert later.json[0]["run_at"] == "2090-01-31T00:00:00+00:00"
     assert bad.err == "galley: /payload/seconds: should be greater than or equal to 0, not -1\n"
 
@@ -329,7 +337,7 @@ async def test_schedules_are_paused_resumed_and_run_by_name(
     assert paused.out == "Nightly import is paused until 2090-01-31 00:00:00Z\n"
     assert (resumed.json["paused"], resumed.json["name"]) == (False, "Nightly import")
     assert (task.state, task.queue, task.created_by) == ("succeeded", "content", ACTOR)
-    assert listening == ["content"]
+    await _heard(listening, "content")
 
 
 async def test_what_is_refused_is_one_sentence_and_what_is_mistyped_is_usage(

@@ -12,7 +12,7 @@ import asyncpg
 import pytest
 from aiohttp import ClientSession
 
-from routes.api import tasks
+from routes.api import task_history, tasks
 from server.database import Database
 from services import tasks as service
 from tests import web as served_web
@@ -28,7 +28,7 @@ FIELDS = {
 
 @pytest.fixture
 async def served(database: Database) -> AsyncIterator[Served]:
-    async with served_web.running(served_web.build(database, tasks.routes)) as running:
+    async with served_web.running(served_web.build(database, tasks.routes, task_history.routes)) as running:
         yield running
 
 
@@ -211,6 +211,27 @@ async def test_a_cancel_is_final_says_why_and_may_be_repeated(api: ClientSession
     ]
 
 
+async def test_a_scheduled_task_is_run_before_it_is_due_and_no_other(
+    served: Served, api: ClientSession
+) -> None:
+    task = await create(api, run_at="2090-01-31T00:00:00Z")
+    assert task["state"] == "scheduled"
+    served.woken.clear()
+
+    now = await call(api, "POST", f"/api/v1/tasks/{task['id']}/run", expect=200)
+
+    assert (now["state"], now["attempt"]) == ("queued", 0)
+    assert now["run_at"] < "2090"
+    assert served.woken == ["default"]
+    events = await call(api, "GET", f"/api/v1/tasks/{task['id']}/events", expect=200)
+    assert [(event["event"], event["actor"]) for event in events["items"]] == [
+        ("created", "key:ci"),
+        ("hurried", "key:ci"),
+    ]
+    again = await call(api, "POST", f"/api/v1/tasks/{task['id']}/run", expect=409)
+    assert "is queued; only a scheduled task can be run before it is due" in again["detail"]
+
+
 async def test_a_task_that_ended_otherwise_cannot_be_cancelled(api: ClientSession, admin: Any) -> None:
     task = await create(api)
     await admin.execute(
@@ -289,6 +310,7 @@ PATHS = [
     ("GET", "/events"),
     ("GET", "/steps"),
     ("POST", "/cancel"),
+    ("POST", "/run"),
     ("POST", "/requeue"),
     ("POST", "/signal"),
 ]

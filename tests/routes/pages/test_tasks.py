@@ -138,6 +138,25 @@ async def test_a_failed_task_shows_where_each_of_its_errors_came_from(
     assert "in test_a_failed_task_shows_where_each_of_its_errors_came_from.<locals>.broken" in first.text()
 
 
+async def test_a_scheduled_task_is_run_before_it_is_due(
+    served: web.Served, client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    due = datetime.now(UTC) + timedelta(hours=3)
+    task = await engine.enqueue(database, tenant, "noop", run_at=due)
+
+    answer = await desk.send(client, f"/desk/tasks/{task.id}/run")
+
+    page = await desk.read(client, answer.headers["Location"])
+    strip = page.css_first("#task-timeline svg")
+    assert strip is not None
+    assert str(strip.attributes["aria-label"]).startswith("scheduled for ")
+    assert "Run before it was due by ada@example.org" in desk.words(page)
+    assert "Run now" not in desk.words(page)
+    assert served.woken == ["default"]
+    refused = await desk.send(client, f"/desk/tasks/{task.id}/run")
+    assert refused.status == 409
+
+
 async def test_a_requeue_makes_a_linked_task_with_the_changes(
     client: ClientSession, database: Database, tenant: UUID
 ) -> None:
