@@ -165,9 +165,9 @@ def _written(rule: Rule) -> dict[str, Any]:
     elif rule.kind == "failure_rate":
         threshold *= 100
     return {
-        "threshold": f"{threshold:g}",
+        "threshold": f"{threshold:.12g}",
         "unit": unit,
-        "window": f"{(rule.window_seconds or 900) / 60:g}",
+        "window": f"{(rule.window_seconds or 900) / 60:.12g}",
         "minimum": str(rule.minimum or 20),
         "enabled": rule.enabled,
         "version": rule.version,

@@ -192,7 +192,7 @@ async def _page(
     queue = values["queue"]
     limits = await queues.list_tenant_limits(desk.db, queue.name) if values["may_change"] else []
     form = _EMPTY | {name: getattr(queue, name) or "" for name in (*_WHOLE, "fair")}
-    form |= {"rate_per_second": f"{queue.rate_per_second:g}" if queue.rate_per_second else ""}
+    form |= {"rate_per_second": f"{queue.rate_per_second:.12g}" if queue.rate_per_second else ""}
     form |= {
         "reason": queue.pause_reason or "",
         "until": queue.resume_at.strftime("%Y-%m-%dT%H:%M") if queue.resume_at else "",

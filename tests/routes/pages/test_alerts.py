@@ -102,6 +102,27 @@ async def test_rules_are_changed_in_units_of_people(client: ClientSession) -> No
     )
 
 
+async def test_a_rule_sent_back_as_it_came_stays_as_it_is(
+    client: ClientSession, admin: asyncpg.Connection
+) -> None:
+    await desk.read(client, "/desk/alerts")
+    await admin.execute("UPDATE alert_rules SET threshold = 1234567 WHERE kind = 'dead_letter_age'")
+    await admin.execute("UPDATE alert_rules SET window_seconds = 86399 WHERE kind = 'failure_rate'")
+    rules = "SELECT kind, threshold, window_seconds, minimum FROM alert_rules ORDER BY kind"
+    before = await admin.fetch(rules)
+    for (rule_id,) in await admin.fetch("SELECT id FROM alert_rules"):
+        page = await desk.read(client, f"/desk/alerts/rules/{rule_id}")
+        form = {
+            str(field.attributes["name"]): str(field.attributes.get("value") or "")
+            for field in page.css(".form input")
+        }
+        unit = page.css_first("#unit option[selected]")
+        form |= {"unit": unit.text()} if unit else {}
+        assert (await desk.send(client, f"/desk/alerts/rules/{rule_id}", **form)).status == 303
+
+    assert await admin.fetch(rules) == before
+
+
 async def test_a_rule_about_a_queue_is_made_and_deleted(client: ClientSession) -> None:
     said = {"kind": "ready_age", "queue": "content", "threshold": "5", "unit": "min"}
     assert (await desk.send(client, "/desk/alerts/rules", **said)).status == 303

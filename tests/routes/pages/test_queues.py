@@ -82,6 +82,24 @@ async def test_limits_are_set_and_taken_away_with_the_form(
     assert served.woken == ["default", "default"]
 
 
+async def test_a_form_sent_back_as_it_came_changes_nothing(
+    client: ClientSession, database: Database, tenant: UUID, admin: Any
+) -> None:
+    async with database.tenant(tenant, "user:ada") as db:
+        await queues.change(db, "default", {"rate_per_second": 1234567.25 / 8, "burst": 9}, actor="user:ada")
+    await admin.execute("UPDATE queues SET tokens = 2 WHERE name = 'default'")
+    page = await desk.read(client, "/desk/queues/default")
+    form = {
+        str(field.attributes["name"]): str(field.attributes.get("value") or "")
+        for field in page.css("form[action$=limits] input")
+        if field.attributes.get("type") != "checkbox"
+    }
+    assert (await desk.send(client, "/desk/queues/default/limits", **form)).status == 303
+
+    assert await admin.fetchval("SELECT rate_per_second FROM queues WHERE name = 'default'") == 1234567.25 / 8
+    assert await admin.fetchval("SELECT tokens FROM queues WHERE name = 'default'") == 2
+
+
 @pytest.mark.parametrize(
     ("fields", "says"),
     [
