@@ -223,10 +223,11 @@ def _shown_timeline(timeline: Timeline) -> dict[str, Any]:
 async def _read_list(desk: frame.Desk) -> dict[str, Any]:
     """Return what the list and its fragments show."""
     request = desk.request
-    types = sorted(task_types.load_all())
+    named = request.query.get("type", "").strip()[:100]
+    types = sorted({*task_types.load_all(), named} - {""})  # one that was given up still has its history
     filters = {
         "state": frame.choice(request, "state", STATES),
-        "type": frame.choice(request, "type", types),
+        "type": named or None,
         "queue": request.query.get("queue") or None,
         "q": request.query.get("q", "").strip()[:200] or None,
     }

@@ -40,6 +40,20 @@ async def test_the_page_has_a_line_for_each_type_in_each_queue(
     assert "1 task ended" in (page.css_first("svg.chart").attributes["aria-label"] or "")
 
 
+async def test_the_line_of_a_type_that_was_given_up_leads_to_its_tasks(
+    client: ClientSession, database: Database, tenant: UUID
+) -> None:
+    await _run(database, tenant, "given_up")
+    await _run(database, tenant, "ours")
+    page = await desk.read(client, "/desk/statistics")
+    (link,) = [one for one in page.css("#statistics-kinds tbody a") if one.text() == "given_up"]
+
+    tasks = await desk.read(client, link.attributes["href"])
+
+    assert [option.text() for option in tasks.css("#type option[selected]")] == ["given_up"]
+    assert len(tasks.css("tbody tr")) == 1
+
+
 async def test_each_window_is_a_link_and_the_one_shown_says_so(client: ClientSession) -> None:
     for asked, shown in (("", "24 h"), ("?window=1h", "1 h"), ("?window=7d", "7 d"), ("?window=9y", "24 h")):
         page = await desk.read(client, f"/desk/statistics{asked}")
