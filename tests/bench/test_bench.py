@@ -54,7 +54,7 @@ async def bare(bench: OnCluster) -> AsyncIterator[Contender]:
         await admin.execute(f"DROP DATABASE {contender.database} WITH (FORCE)")
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 async def test_a_tiny_run_measures_every_metric_of_galley_and_of_the_bare_loop(tmp_path: Path) -> None:
     target = tmp_path / "bench.json"
 

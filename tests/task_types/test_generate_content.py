@@ -96,9 +96,11 @@ class Desk:
                 content_hash=review.content_hash, address="127.0.0.1",
             )  # fmt: skip
 
-    async def next_review(self, task: Task, before: Review) -> tuple[Review, ContentVersion]:
+    async def next_review(
+        self, task: Task, before: Review, *, seconds: float = 30
+    ) -> tuple[Review, ContentVersion]:
         """Wait for a review other than *before*."""
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(seconds):
             while True:
                 async with self.database.tenant(self.tenant, "user:rita") as db:
                     pending = await reviews.list_reviews(db, self.tenant, state="pending")
@@ -413,7 +415,7 @@ def _fault_finder(answer: Any) -> Any:
 
 
 @pytest.mark.model
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(900)
 async def test_the_embedded_model_writes_an_article_that_a_person_can_review(
     desk: Desk, tmp_path: Path
 ) -> None:
@@ -424,7 +426,7 @@ async def test_the_embedded_model_writes_an_article_that_a_person_can_review(
             task = await desk.order()
             review, version = await desk.review(task, seconds=300)
             await desk.decide(review, "request_changes", "Say more about earthworms.")
-            _, second = await desk.next_review(task, review)
+            _, second = await desk.next_review(task, review, seconds=300)
 
     await assert_grounded(desk, version)
     await assert_grounded(desk, second)
