@@ -42,8 +42,8 @@ BEGIN
 END $$;
 
 -- Wake tasks whose keys have room. Every end of a run does so for its own keys; this finds what was parked at that very moment. Looks at up to
--- p_limit keys behind the given one (NULL: from the first on), and says where to go on; no tenant: that was the last. Paused queues sleep on:
--- as nobody claims what is woken, there would be room for another one every time.
+-- p_limit keys behind the given one (NULL: from the first on), and says where to go on; no tenant: that was the last. Paused queues sleep on, and
+-- keys of which a task is ready, whose end will wake others: until it is claimed there would be room for another one every time.
 CREATE OR REPLACE FUNCTION app.wake_keys(p_limit int, p_tenant uuid, p_queue text, p_key text)
 RETURNS TABLE (woken text[], tenant_id uuid, queue text, key text)
 LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
@@ -73,7 +73,9 @@ BEGIN
   woken := (
     SELECT app.release_keys(array_agg(k.tenant_id), array_agg(k.queue), array_agg(k.key))
     FROM unnest(tenants_of, queues_of, keys_of) AS k (tenant_id, queue, key)
-    JOIN queues q ON q.name = k.queue AND (q.paused_at IS NULL OR q.resume_at <= app.now()));
+    JOIN queues q ON q.name = k.queue AND (q.paused_at IS NULL OR q.resume_at <= app.now())
+    WHERE NOT EXISTS (
+      SELECT FROM tasks t WHERE t.tenant_id = k.tenant_id AND t.queue = k.queue AND t.concurrency_key = k.key AND t.state = 'queued'));
   IF cardinality(keys_of) = p_limit THEN
     tenant_id := tenants_of[p_limit];
     queue := queues_of[p_limit];

@@ -249,6 +249,31 @@ async def test_keys_of_a_paused_queue_sleep_until_it_goes_on(
     assert (asleep, woken, await admin.fetchval(queued)) == (0, ["default"], 1)
 
 
+async def test_a_key_of_which_a_task_is_ready_gets_no_more_until_that_one_is_claimed(
+    database: Database, tenant: UUID, admin: Admin
+) -> None:
+    """A queue without a free slot leaves it ready for long; each task woken beside it would have to be parked again."""
+    await admin.execute(
+        "INSERT INTO tasks (tenant_id, queue, type, state, created_by, payload, concurrency_key, concurrency_limit)"
+        " SELECT $1, 'default', 'noop', 'blocked', 'test', '{}', key, 2 FROM generate_series(1, 9), unnest(ARRAY['one', 'two']) key",
+        tenant,
+    )
+    queued = "SELECT concurrency_key, count(*) FROM tasks WHERE state = 'queued' GROUP BY 1 ORDER BY 1"
+    async with database.statement() as db:
+        for _ in range(5):
+            await db.fetchrow(SQL["executors.wake_keys"], 10, None, None, None)
+    ready = await admin.fetch(queued)
+    await admin.execute("UPDATE tasks SET state = 'blocked' WHERE concurrency_key = 'one'")
+    async with database.statement() as db:
+        await db.fetchrow(SQL["executors.wake_keys"], 10, None, None, None)
+
+    assert (
+        [tuple(row) for row in ready]
+        == [tuple(row) for row in await admin.fetch(queued)]
+        == [("one", 2), ("two", 2)]
+    )
+
+
 async def test_the_sweep_goes_on_until_nothing_is_left_that_it_can_do(
     database: Database, tenant: UUID, admin: Admin
 ) -> None:
