@@ -10,10 +10,10 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from uuid import UUID
 
 import asyncpg
 
+from services.installation import guarded
 from sql import SQL, Connection
 
 FAILED = ("failed", "timed_out")
@@ -114,19 +114,22 @@ class Report:
 
 async def report(
     db: Connection,
-    tenant_id: UUID,
     window: Window,
     *,
+    installation: bool,
     queue: str | None = None,
     type: str | None = None,  # noqa: A002 - the column is called so
 ) -> Report:
-    """Return what became of the tenant's runs in *window*, of one queue or type if one is named."""
+    """Return what became of the runs in *window* of the transaction's tenant, or of all tenants; of one queue or type if one is named.
+
+    Raises: Forbidden where a tenant asks for all that does not operate the installation.
+    """
     latest: datetime = await db.fetchval(SQL["statistics.step_under_way"], window.step)
     since = latest - window.length
-    rows = await db.fetch(
-        SQL["statistics.points"], tenant_id, since, window.by_hours, window.step, queue, type
-    )
-    spreads = await db.fetch(SQL["statistics.spreads"], tenant_id, since, window.by_hours, queue, type)
+    which = (installation, since, window.by_hours)
+    with guarded():
+        rows = await db.fetch(SQL["statistics.points"], *which, window.step, queue, type)
+        spreads = await db.fetch(SQL["statistics.spreads"], *which, queue, type)
     moments = [since + window.step * place for place in range(window.length // window.step + 1)]
     kinds: defaultdict[tuple[str, str], tuple[list[asyncpg.Record], list[asyncpg.Record]]]
     kinds = defaultdict(lambda: ([], []))
@@ -200,17 +203,21 @@ def _line(
     lengths: Counter[int] = Counter()
     for row in spreads:
         (waits if row["waited"] else lengths)[row["range"]] += row["runs"]
+    summary = summarize(rows)
     return Line(
         queue=queue,
         type=type,
-        summary=summarize(rows),
-        wait=_percentiles(waits),
-        run=_percentiles(lengths),
+        summary=summary,
+        wait=_percentiles(waits, summary.longest_wait),
+        run=_percentiles(lengths, summary.longest_run),
         points=tuple(Point(at=at, succeeded=succeeded[at], failed=failed[at]) for at in moments),
     )
 
 
-def _percentiles(runs: Counter[int]) -> Percentiles | None:
+def _percentiles(runs: Counter[int], longest: timedelta | None) -> Percentiles | None:
+    """Return them, none above the longest, which is kept in whole milliseconds: the last range goes on beyond it."""
     if not runs:
         return None
-    return Percentiles(p50=percentile(runs, 0.5), p95=percentile(runs, 0.95), p99=percentile(runs, 0.99))
+    most = longest + timedelta(milliseconds=1) if longest is not None else timedelta.max
+    p50, p95, p99 = (min(percentile(runs, share), most) for share in (0.5, 0.95, 0.99))
+    return Percentiles(p50=p50, p95=p95, p99=p99)

@@ -9,7 +9,7 @@ from aiohttp import web
 from pydantic import Field
 
 from routes.api.kernel import Call, JSONObject, Query, Text, View, operation
-from services import statistics
+from services import installation, statistics
 from services.statistics import Line, Percentiles
 from services.task_context import Connection
 
@@ -67,6 +67,9 @@ class KindView(LineView):
 class StatisticsView(View):
     """A window."""
 
+    installation: bool = Field(
+        description="The numbers are those of all tenants; else they are the caller's own."
+    )
     window: str
     since: datetime
     step_seconds: int = Field(description="How long each point is.")
@@ -76,12 +79,14 @@ class StatisticsView(View):
 
 @operation(
     routes, "GET", "/api/v1/statistics", name="statistics.get", summary="Numbers and lengths of runs", role="viewer",
-    answer=StatisticsView, description="Of the caller's tenant, up to the latest task that has ended.",
+    answer=StatisticsView, description="Operators of a tenant that operates the installation see the numbers of all tenants, everybody else their own.",
 )  # fmt: skip
 async def get(call: Call, db: Connection, query: Span) -> JSONObject:
     window = statistics.WINDOWS[query.window]
-    report = await statistics.report(db, call.tenant_id, window, queue=query.queue, type=query.type)
+    sees_all = await installation.operates(db) and call.principal.may("operator")
+    report = await statistics.report(db, window, installation=sees_all, queue=query.queue, type=query.type)
     return {
+        "installation": sees_all,
         "window": query.window,
         "since": report.since,
         "step_seconds": int(report.step.total_seconds()),

@@ -8,7 +8,7 @@ from aiohttp import web
 
 from routes import keys
 from routes.pages import frame, live
-from services import statistics
+from services import installation, statistics
 
 routes = web.RouteTableDef()
 
@@ -43,9 +43,10 @@ async def watch(request: web.Request) -> web.StreamResponse:
 async def _read(desk: frame.Desk) -> dict[str, Any]:
     chosen = frame.choice(desk.request, "window", statistics.WINDOWS) or _WINDOW
     window = statistics.WINDOWS[chosen]
-    report = await statistics.report(desk.db, desk.tenant_id, window)
+    sees_all = await installation.operates(desk.db) and desk.principal.may("operator")
     return {
-        "report": report,
+        "report": await statistics.report(desk.db, window, installation=sees_all),
+        "sees_all": sees_all,
         "window": chosen,
         "windows": tuple(statistics.WINDOWS),
         "form": "%H:%M" if chosen == "1h" else "%H:00" if chosen == "24h" else "%-d %b %H:00",

@@ -65,4 +65,30 @@ BEGIN
   RETURN written;
 END $$;
 
+-- How runs ended since a moment: by hours, and what is in none of them yet, or by minutes. Of the caller's tenant, or of all; history is not touched.
+CREATE OR REPLACE FUNCTION app.runs_since(p_installation boolean, p_since timestamptz, p_by_hours boolean)
+RETURNS TABLE (at timestamptz, queue text, type text, outcome text, tasks bigint, waited_ms bigint, waited_max_ms bigint, ran_ms bigint,
+               ran_max_ms bigint, waited_spread bigint[], ran_spread bigint[])
+LANGUAGE plpgsql STABLE SECURITY DEFINER SET search_path = public, app, pg_temp SET plan_cache_mode = force_custom_plan AS $$
+#variable_conflict use_column
+DECLARE
+  own uuid := app.current_tenant();
+BEGIN
+  IF p_installation THEN
+    PERFORM app.require_operates();
+  END IF;
+  RETURN QUERY
+    SELECT s.at, s.queue, s.type, s.outcome, s.tasks, s.waited_ms, s.waited_max_ms, s.ran_ms, s.ran_max_ms, s.waited_spread, s.ran_spread
+    FROM tenants n JOIN LATERAL (
+      SELECT h.hour AS at, h.queue, h.type, h.outcome, h.tasks, h.waited_ms, h.waited_max_ms, h.ran_ms, h.ran_max_ms, h.waited_spread, h.ran_spread
+      FROM task_statistics_hours h
+      WHERE h.tenant_id = n.id AND h.hour >= p_since AND p_by_hours
+      UNION ALL
+      SELECT m.minute, m.queue, m.type, m.outcome, m.tasks, m.waited_ms, m.waited_max_ms, m.ran_ms, m.ran_max_ms, m.waited_spread, m.ran_spread
+      FROM task_statistics m
+      WHERE m.tenant_id = n.id AND m.minute >= p_since AND (NOT m.folded OR NOT p_by_hours)) AS s ON true
+    WHERE p_installation OR n.id = own;
+END $$;
+
 ALTER FUNCTION app.fold_statistics(int) OWNER TO galley_engine;
+ALTER FUNCTION app.runs_since(boolean, timestamptz, boolean) OWNER TO galley_engine;

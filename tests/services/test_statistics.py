@@ -13,6 +13,7 @@ import pytest
 
 from server.database import Database
 from services import statistics
+from services.errors import Forbidden
 from services.statistics import WINDOWS, Report
 from sql import SQL
 from tests import engine
@@ -68,12 +69,18 @@ async def fold(admin: Any, *, at: datetime, days: int = 30) -> int:
 
 
 async def report_of(
-    database: Database, tenant: UUID, window: str = "24h", *, at: datetime = NOW, **more: str
+    database: Database,
+    tenant: UUID,
+    window: str = "24h",
+    *,
+    at: datetime = NOW,
+    installation: bool = False,
+    **more: str,
 ) -> Report:
     """Return what the page shows at a moment."""
     async with database.tenant(tenant, "test") as db:
         await db.execute("SELECT set_config('app.now', $1, true)", at.isoformat())
-        return await statistics.report(db, tenant, WINDOWS[window], **more)
+        return await statistics.report(db, WINDOWS[window], installation=installation, **more)
 
 
 def true_percentile(values: Sequence[float], share: float) -> float:
@@ -187,6 +194,24 @@ async def test_each_type_in_each_queue_has_its_own_line(database: Database, admi
     assert [one.type for one in by_type.lines] == ["quick"]
 
 
+async def test_who_operates_the_installation_may_see_the_runs_of_all_tenants(
+    database: Database, admin: Any, tenant: UUID
+) -> None:
+    other = await make_tenant(admin, "beside")
+    await admin.execute("UPDATE tenants SET operates = id = $1", tenant)
+    await end(admin, tenant, [5.0], [100.0])
+    await fold(admin, at=NOW + timedelta(minutes=1))
+    await end(admin, other, [5.0] * 3, [100.0] * 3)
+
+    for window in WINDOWS:
+        own, everybody = [
+            await report_of(database, tenant, window, installation=all_) for all_ in (False, True)
+        ]
+        assert (own.whole.summary.runs, everybody.whole.summary.runs) == (1, 4)
+    with pytest.raises(Forbidden):
+        await report_of(database, other, installation=True)
+
+
 async def test_runs_that_are_tried_again_are_timed_and_what_never_ran_is_not(
     database: Database, tenant: UUID
 ) -> None:
@@ -199,8 +224,8 @@ async def test_runs_that_are_tried_again_are_timed_and_what_never_ran_is_not(
         await engine.cancel(database, await engine.enqueue(database, tenant, "bad"))
 
     async with database.tenant(tenant, "test") as db:
-        found = await statistics.report(db, tenant, WINDOWS["1h"])
-        spreads = await db.fetch(SQL["statistics.spreads"], tenant, found.since, False, None, None)
+        found = await statistics.report(db, WINDOWS["1h"], installation=False)
+        spreads = await db.fetch(SQL["statistics.spreads"], False, found.since, False, None, None)
 
     (line,) = found.lines
     assert (line.summary.failed, line.summary.retried, line.summary.cancelled) == (1, 1, 1)
@@ -243,3 +268,16 @@ def test_within_a_range_runs_are_taken_to_lie_evenly(
     found = statistics.percentile(Counter(runs), share)
 
     assert found / timedelta(milliseconds=1) == pytest.approx(milliseconds, rel=0.001, abs=0.001)
+
+
+async def test_no_percentile_lies_beyond_the_longest_run(
+    database: Database, tenant: UUID, admin: Any
+) -> None:
+    await end(admin, tenant, [400_000.0] * 40, [390_000.0] * 40)
+
+    found = (await report_of(database, tenant)).whole
+
+    assert found.wait is not None
+    assert found.run is not None
+    assert found.wait.p99 <= timedelta(milliseconds=400_001)
+    assert timedelta(milliseconds=380_000) <= found.run.p99 <= timedelta(milliseconds=390_001)

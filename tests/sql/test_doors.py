@@ -24,6 +24,7 @@ FOR_TENANTS = {
     "pause_queue",
     "recent_runs",
     "resume_queue",
+    "runs_since",
     "search_chunks",
     "search_publications",
 }

@@ -54,7 +54,7 @@ async def test_runs_are_counted_and_timed_by_type_and_queue(
 
     found = await get(api, "?window=1h")
 
-    assert set(found) == {"window", "since", "step_seconds", "whole", "items"}
+    assert set(found) == {"installation", "window", "since", "step_seconds", "whole", "items"}
     assert (found["window"], found["step_seconds"], len(found["whole"]["points"])) == ("1h", 60, 61)
     assert set(found["whole"]) == LINE
     (item,) = found["items"]
