@@ -11,6 +11,7 @@ from uuid import UUID
 from services import queues, statistics
 from services.queues import Count
 from services.statistics import Summary
+from services.task_states import FINAL
 from sql import SQL, Connection
 
 HOURS = 24
@@ -79,3 +80,13 @@ async def get(db: Connection, tenant_id: UUID) -> Numbers:
         tokens=spending["tokens"],
         cost_usd=spending["cost_usd"],
     )
+
+
+async def count_ended(db: Connection, tenant_id: UUID) -> dict[str, int]:
+    """Return how many tasks ended in each final state within the last HOURS full hours and the one under way."""
+    rows = await db.fetch(SQL["overview.ended_by_hour"], tenant_id, HOURS)
+    counted = Counter(dict.fromkeys(FINAL, 0))
+    for row in rows:
+        if row["outcome"] in counted:
+            counted[row["outcome"]] += row["tasks"]
+    return dict(counted)

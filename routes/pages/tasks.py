@@ -18,6 +18,7 @@ from services import (
     dead_letters,
     holds,
     llm_calls,
+    overview,
     queues,
     reviews,
     task_history,
@@ -27,7 +28,7 @@ from services import (
 )
 from services.errors import Fault, GalleyError, Invalid
 from services.task_context import Connection
-from services.task_states import FINAL, LIVE, STATES
+from services.task_states import LIVE, STATES
 from services.task_timeline import Timeline
 from services.tasks import Task
 
@@ -66,7 +67,7 @@ async def watch_list(request: web.Request) -> web.StreamResponse:
         async with frame.open_desk(request) as desk:
             values = {**desk.frame(), **await _read_list(desk)}
         moved = repr([(one.id, one.state, one.fence, one.run_at, one.progress) for one in values["tasks"]])
-        moved += repr(values["counts"])
+        moved += repr((values["counts"], values["ended"]))
         if moved == sent and time.monotonic() - sent_at < _AGES_SECONDS:
             return {}
         sent, sent_at = moved, time.monotonic()
@@ -240,7 +241,8 @@ async def _read_list(desk: frame.Desk) -> dict[str, Any]:
         "tasks": shown,
         "subjects": await subjects.read(desk.db, desk.tenant_id, shown),
         "filters": {**filters, "active": any(filters.values())},
-        "counts": [(state, live_counts[state]) for state in LIVE] + [(state, None) for state in FINAL],
+        "counts": [(state, live_counts[state]) for state in LIVE],
+        "ended": await overview.count_ended(desk.db, desk.tenant_id),
         "live_states": LIVE,
         "types": types,
         "queues": await tasks.list_queues(desk.db),

@@ -69,6 +69,12 @@ async def test_the_list_says_what_each_task_is_about_and_what_it_is_at(
 
     page = await desk.read(client, "/desk/tasks")
 
+    states = " ".join(desk.words(page, "#tasks-states").split())
+    assert (
+        states
+        == "All scheduled 1 queued 1 blocked 0 running 0 waiting 0 succeeded 0 failed 0 timed out 0 cancelled 1"
+    )
+    assert page.css_first("#tasks-states [aria-current]").text().strip() == "All"
     rows = [" ".join(row.text().split()) for row in page.css("#tasks-rows tbody tr")]
     assert "cancelled the customer left" in rows[0]
     assert "scheduled in 3 h" in rows[1]
