@@ -16,11 +16,12 @@ from uuid import UUID
 import asyncpg
 
 from server.database import Database
-from services import access, tasks
+from services import access
 from services.tasks import NewTask
-from tests.chaos import types
+from tests.chaos import drip, types
 from tests.chaos.history import Report
 from tests.chaos.processes import Child, Pace, Place
+from tests.patience import patiently
 
 PACE = Pace(lease=2.0, heartbeat=0.5, rescue=0.25, poll=0.2, grace=0.5)
 ENVIRONMENT = {"EXECUTOR_SLOTS": "8", "LOG_LEVEL": "WARNING", "ENGINE_CONNECTIONS": "3"}
@@ -116,8 +117,7 @@ async def _load(place: Place, database: Database, tenant: UUID, dice: random.Ran
             NewTask(type="tally", payload={"seconds": round(dice.uniform(0, LONGEST_TASK_SECONDS), 3)})
             for _ in range(min(1000, count - start))
         ]
-        async with database.tenant(tenant, "chaos") as db:
-            made = await tasks.enqueue_many(db, tenant, batch, actor="chaos")
+        made = await patiently(lambda batch=batch: drip.create(database, tenant, batch))
         place.history.add("accepted", tasks=[task.id for task in made])
 
 

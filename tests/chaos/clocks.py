@@ -148,19 +148,13 @@ async def _work(
     for number in range(60 if long else 9):
         now = await admin.fetchval("SELECT clock_timestamp()")
         part = [_task(dice, now) for _ in range(34)]
-        async with (
-            place.client(servers[number % 3].url, key) as client,
-            client.post("/api/v1/tasks/bulk", json={"tasks": part}) as response,
-        ):
-            answer = await response.json()
-            assert response.status == 201, answer
+        async with place.client(servers[number % 3].url, key) as client:
+            answer = await place.post(client, "/api/v1/tasks/bulk", {"tasks": part})
         for task_id, one in zip(answer["ids"], part, strict=True):
             place.history.add("accepted", task=task_id, run_at=one.get("run_at"))
     async with place.client(servers[0].url, key) as client:
         body = {"name": "every second", "type": "noop", "interval_seconds": 1, "missed": "all"}
-        async with client.post("/api/v1/schedules", json=body) as response:
-            answer = await response.json()
-            assert response.status == 201, answer
+        answer = await place.post(client, "/api/v1/schedules", body)
         await asyncio.sleep(2 + (LONG_TICKS if long else TICKS))
         ticks = "SELECT count(*) FROM schedule_ticks WHERE schedule_id = $1::text::uuid"
         async with asyncio.timeout(LIVENESS_SECONDS):

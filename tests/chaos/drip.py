@@ -10,6 +10,7 @@ import asyncio
 import random
 import signal
 import time
+from collections.abc import Sequence
 from typing import Any
 from uuid import UUID
 
@@ -19,6 +20,7 @@ from services.tasks import NewTask
 from tests.chaos import types
 from tests.chaos.history import Report
 from tests.chaos.processes import Child, Pace, Place
+from tests.patience import patiently
 
 PACE = Pace(lease=1.5, heartbeat=0.4, rescue=0.25, poll=0.2, grace=0.5)
 BATCH_SECONDS = 0.05
@@ -74,13 +76,18 @@ async def _drip(
             NewTask(type="drip", payload={"seconds": round(dice.uniform(0.05, 0.8), 3)})
             for _ in range(max(1, round(per_second * BATCH_SECONDS)))
         ]
-        async with database.tenant(tenant, "chaos") as db:
-            made = await tasks.enqueue_many(db, tenant, batch, actor="chaos")
+        made = await patiently(lambda batch=batch: create(database, tenant, batch))
         place.history.add("accepted", tasks=[task.id for task in made])
         due += BATCH_SECONDS
         await asyncio.sleep(max(0, due - time.monotonic()))
-        while await _queue_length(database, tenant) > SHORT_QUEUE:
+        while await patiently(lambda: _queue_length(database, tenant)) > SHORT_QUEUE:
             await asyncio.sleep(BATCH_SECONDS)
+
+
+async def create(database: Database, tenant: UUID, new: Sequence[NewTask]) -> list[tasks.Task]:
+    """Create tasks in a transaction of their own."""
+    async with database.tenant(tenant, "chaos") as db:
+        return await tasks.enqueue_many(db, tenant, new, actor="chaos")
 
 
 async def _queue_length(database: Database, tenant: UUID) -> int:

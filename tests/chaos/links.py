@@ -24,11 +24,12 @@ from uuid import UUID
 from aiohttp import ClientError, ClientSession
 
 from server.database import Database
-from services import access, tasks
+from services import access
 from services.tasks import NewTask
 from tests.chaos import drip, types
 from tests.chaos.history import Report
 from tests.chaos.processes import Child, Pace, Place
+from tests.patience import patiently
 
 PACE = Pace(lease=3.0, heartbeat=0.6, rescue=0.5, poll=0.5, grace=1.0)
 ENVIRONMENT = {
@@ -251,8 +252,7 @@ async def _drip(stage: Stage, dice: random.Random) -> None:
 
 
 async def _create(stage: Stage, *new: NewTask) -> None:
-    async with stage.database.tenant(stage.tenant, "chaos") as db:
-        made = await tasks.enqueue_many(db, stage.tenant, new, actor="chaos")
+    made = await patiently(lambda: drip.create(stage.database, stage.tenant, new))
     stage.place.history.add("accepted", tasks=[task.id for task in made])
 
 

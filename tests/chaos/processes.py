@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import secrets
 import signal
 import subprocess
 import sys
@@ -24,6 +25,7 @@ from server.database import Database
 from server.embedded import EmbeddedPostgres
 from tests.chaos import types
 from tests.chaos.history import History
+from tests.patience import patiently
 
 ROOT = Path(__file__).parents[2]
 START_SECONDS = 60.0  # a loaded machine
@@ -231,6 +233,18 @@ class Place:
         keys = [line for line in child.read_log().splitlines() if line.startswith("gk_")]
         assert len(keys) == 1, child.read_log()
         return keys[0]
+
+    async def post(self, client: ClientSession, path: str, body: dict[str, Any]) -> dict[str, Any]:
+        """Create something and return the answer, asking again under one key while the server says that it is busy."""
+        headers = {"Idempotency-Key": secrets.token_hex(8)}
+
+        async def ask() -> tuple[int, dict[str, Any]]:
+            async with client.post(path, json=body, headers=headers) as response:
+                return response.status, await response.json()
+
+        status, answer = await patiently(ask)
+        assert status == 201, answer
+        return answer
 
     @asynccontextmanager
     async def client(self, url: str, key: str) -> AsyncIterator[ClientSession]:

@@ -15,6 +15,7 @@ from services.tasks import NewTask, Task
 from tests.chaos.history import Report
 from tests.chaos.processes import Place
 from tests.engine import running_executor, task_type
+from tests.patience import patiently
 
 WAVE = 40
 SPREAD_SECONDS = 0.15
@@ -69,14 +70,17 @@ async def _wave(place: Place, database: Database, tenant: UUID, dice: random.Ran
 async def _send(
     place: Place, database: Database, task: Task, name: str, *, sender: int, delay: float
 ) -> None:
-    await asyncio.sleep(delay)
-    async with database.tenant(task.tenant_id, "chaos") as db:
-        try:
+    async def send() -> None:
+        async with database.tenant(task.tenant_id, "chaos") as db:
             await tasks.send_signal(
                 db, task.tenant_id, task.id, name=name, data={"sender": sender}, actor="chaos"
             )
-        except Conflict:  # the other sender's word was enough and the task has ended
-            return
+
+    await asyncio.sleep(delay)
+    try:
+        await patiently(send)
+    except Conflict:  # the other sender's word was enough and the task has ended
+        return
     place.history.add("sent", task=task.id, name=name, sender=sender)
 
 

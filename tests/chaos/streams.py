@@ -72,7 +72,7 @@ async def _cancel_mid_stream(stage: Stage, report: Report, case: Case) -> None:
     bound = CLOSE_SECONDS + (0 if case.listen else place.pace.heartbeat)
     asked_before = model.count
     async with place.client(servers["a"].url, key) as a, place.client(servers[case.told].url, key) as told:
-        task = await _post(a, "/api/v1/tasks", {"type": "talk"}, 201)
+        task = await place.post(a, "/api/v1/tasks", {"type": "talk"})
         async with asyncio.timeout(15):
             while model.count == asked_before or model.requests[-1].pieces < 3:
                 await asyncio.sleep(0.01)

@@ -19,6 +19,7 @@ from pydantic import BaseModel
 from services import task_types
 from services.task_context import Connection, TaskContext
 from services.task_types import Retry, TaskType
+from tests.patience import patiently
 
 log = logging.getLogger(__name__)
 
@@ -44,8 +45,12 @@ class Payload(BaseModel):
 
 async def mark(task: TaskContext, what: str) -> None:
     """Leave a mark that no fence guards."""
-    async with task.database.tenant(task.tenant_id, task.actor) as db:
-        await db.execute(MARK, task.id, task.fence, os.getpid(), what)
+
+    async def insert() -> None:
+        async with task.database.tenant(task.tenant_id, task.actor) as db:
+            await db.execute(MARK, task.id, task.fence, os.getpid(), what)
+
+    await patiently(insert)
 
 
 async def write_version(task: TaskContext) -> None:
