@@ -371,6 +371,22 @@ async def test_a_month_of_any_size_is_looked_through_in_parts_and_dropped_after_
     assert await world.admin.fetchval("SELECT count(*) FROM retention_looks") == 0
 
 
+async def test_the_loop_looks_until_it_knows_and_proves_itself_with_each_part(
+    world: World, other_tenant: UUID, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = await Looks.make(world, other_tenant)
+    monkeypatch.setattr("server.maintenance.LOOK_BATCH", 12)
+    beats = []
+
+    async with world.maintenance() as maintenance:
+        waiting = await maintenance.drop_expired(lambda: beats.append(1))
+
+    assert waiting == 0
+    for parent in PARENTS:
+        assert looks.month not in await world.months(parent)
+    assert len(beats) >= 4  # two parts of history and two of events found nothing and were not the last
+
+
 @pytest.mark.parametrize("parent", ["task_history", "task_events"])
 async def test_a_look_goes_on_where_the_last_one_ended_whoever_looks(
     world: World, tenant: UUID, other_tenant: UUID, parent: str
