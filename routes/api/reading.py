@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from typing import Any
 from uuid import UUID
 
-from aiohttp import hdrs, web
+from aiohttp import StreamReader, hdrs, web
 from pydantic import TypeAdapter, ValidationError
 
 from services import faults
@@ -50,25 +50,28 @@ async def read_bytes(request: web.Request, *, max_bytes: int = MAX_BYTES) -> byt
     if (request.content_length or 0) > max_bytes:
         raise TooLarge(f"the body is longer than {max_bytes} bytes", slug="body-too-large")
 
-    parts: list[bytes] = []
-    size = 0
     try:
-        if request.content.is_eof():  # it came with the head, as most do
-            parts.append(request.content.read_nowait())
-            size = len(parts[0])
-        else:
-            async with asyncio.timeout(BODY_SECONDS):
-                async for part in request.content.iter_chunked(_CHUNK):
-                    size += len(part)
-                    if size > max_bytes:
-                        break
-                    parts.append(part)
+        body = await _gather(request.content, most=max_bytes)
     except TimeoutError:
         raise web.HTTPRequestTimeout(text="the body did not arrive in time") from None
     except (web.PayloadAccessError, web.RequestPayloadError):
         raise Malformed("the body broke off or does not match its encoding") from None
-    if size > max_bytes:
+    if len(body) > max_bytes:
         raise TooLarge(f"the body is longer than {max_bytes} bytes", slug="body-too-large")
+    return body
+
+
+async def _gather(content: StreamReader, *, most: int) -> bytes:
+    """Return what comes, until it is more than *most*. Raises: TimeoutError, and what the stream raises when it breaks off."""
+    if content.is_eof():  # it came with the head, as most do
+        return content.read_nowait()
+    parts, size = [], 0
+    async with asyncio.timeout(BODY_SECONDS):
+        async for part in content.iter_chunked(_CHUNK):
+            parts.append(part)
+            size += len(part)
+            if size > most:
+                break
     return b"".join(parts)
 
 

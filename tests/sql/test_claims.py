@@ -167,7 +167,9 @@ async def test_a_rate_gives_its_burst_then_so_many_a_second_and_says_when(clock:
     assert len(await claim(clock, executor_id, 50)) == 5
 
 
-async def test_a_rate_goes_on_at_once_when_the_clock_is_set_back_by_an_hour(clock: Admin, tenant: UUID) -> None:
+async def test_a_rate_goes_on_at_once_when_the_clock_is_set_back_by_an_hour(
+    clock: Admin, tenant: UUID
+) -> None:
     """Else the queue would stand still until that hour has come again."""
     await clock.execute(
         "UPDATE queues SET rate_per_second = 2, burst = 5, tokens = 5, tokens_at = $1 WHERE name = 'default'",
