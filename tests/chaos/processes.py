@@ -247,10 +247,10 @@ class Place:
         return answer
 
     @asynccontextmanager
-    async def client(self, url: str, key: str) -> AsyncIterator[ClientSession]:
-        """A client of one server."""
+    async def client(self, url: str, key: str, *, patience: float = 10) -> AsyncIterator[ClientSession]:
+        """A client of one server, that gives up after so many seconds."""
         headers = {"Authorization": f"Bearer {key}"}
-        async with ClientSession(url, headers=headers, timeout=ClientTimeout(total=10)) as session:
+        async with ClientSession(url, headers=headers, timeout=ClientTimeout(total=patience)) as session:
             yield session
 
     @asynccontextmanager
