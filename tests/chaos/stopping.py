@@ -8,10 +8,11 @@ import signal
 import time
 from pathlib import Path
 
+from server import cluster
 from tests.chaos.history import Report
 from tests.chaos.processes import Child, Place
 
-STOP_SECONDS = 20.0
+STOP_SECONDS = cluster.STOP_SECONDS + 30.0  # PostgreSQL writes a checkpoint first
 LAST_SECONDS = 10.0
 EMBEDDED = {
     "DATABASE_URL": "",

@@ -21,13 +21,16 @@ import pytest
 from server import cluster, embedded
 
 ROOT = Path(__file__).parent.parent.parent
+END_SECONDS = cluster.STOP_SECONDS + 30  # PostgreSQL writes a checkpoint first
 NOBODY = pwd.getpwnam("nobody")
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can run programs as somebody else")
 
 SERVE = """
-import asyncio, sys
+import asyncio, signal, sys
 from pathlib import Path
 from server import embedded
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # as in a terminal, even where the tests run in the background
 
 async def main():
     async with embedded.postgres(Path(sys.argv[1]), durable=False) as running:
@@ -98,7 +101,7 @@ def children_in(data_dir: Path) -> list[str]:
     return found
 
 
-def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for *condition*, or fail."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -183,7 +186,7 @@ async def test_a_command_beside_a_running_server_uses_its_database_and_leaves_it
 
         assert postgres_of(tmp_path) == [postmaster]
         os.killpg(galley.pid, signal.SIGINT)
-        assert galley.wait(20) == 130
+        assert galley.wait(END_SECONDS) == 130
     assert postgres_of(tmp_path) == []
 
 
@@ -202,20 +205,20 @@ def test_ctrl_c_stops_everything(tmp_path: Path) -> None:
 
         os.killpg(galley.pid, signal.SIGINT)
 
-        assert galley.wait(20) == 130
+        assert galley.wait(END_SECONDS) == 130
     assert postgres_of(tmp_path) == []
 
 
 def test_after_kill_9_the_next_run_takes_over_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     with serving(tmp_path) as (killed, postmaster):
         killed.kill()
-        killed.wait(20)
+        killed.wait(END_SECONDS)
     assert postgres_of(tmp_path) == [postmaster]
 
     with serving(tmp_path) as (galley, adopted):
         assert adopted == postmaster
         os.killpg(galley.pid, signal.SIGINT)
-        assert galley.wait(20) == 130
+        assert galley.wait(END_SECONDS) == 130
 
     assert postgres_of(tmp_path) == []
 
@@ -321,7 +324,7 @@ def test_an_ordinary_user_gets_the_same(tmp_path: Path) -> None:
     with serving(tmp_path / "data", prefix=as_nobody()) as (galley, postmaster):
         assert Path(f"/proc/{postmaster}").stat().st_uid == NOBODY.pw_uid
         os.killpg(galley.pid, signal.SIGINT)
-        assert galley.wait(20) == 130
+        assert galley.wait(END_SECONDS) == 130
 
     assert postgres_of(tmp_path / "data") == []
 
@@ -329,7 +332,7 @@ def test_an_ordinary_user_gets_the_same(tmp_path: Path) -> None:
 @needs_root
 def test_a_folder_that_cannot_be_written_is_named(tmp_path: Path) -> None:
     with serving(tmp_path / "data", prefix=as_nobody()) as (galley, _):
-        _, told = galley.communicate(timeout=20)
+        _, told = galley.communicate(timeout=END_SECONDS)
 
     home = tmp_path / "data" / "postgres"
     assert told == f"sorry: the folder {home} cannot be used: {home.parent} Permission denied\n"
@@ -342,7 +345,7 @@ def test_somebody_elses_cluster_is_left_alone(tmp_path: Path) -> None:
     os.chown(tmp_path / "data" / "postgres" / "lock", NOBODY.pw_uid, NOBODY.pw_gid)
 
     with serving(tmp_path / "data", prefix=as_nobody()) as (galley, _):
-        _, told = galley.communicate(timeout=20)
+        _, told = galley.communicate(timeout=END_SECONDS)
 
     assert told.endswith("belongs to user id 4711: run Galley as that user or as root\n")
 

@@ -223,7 +223,7 @@ def test_it_dies_with_a_parent_that_was_killed_and_ctrl_c_does_not_reach_it(tmp_
         assert os.getsid(pid) == pid
         galley.kill()
 
-    asyncio.run(until(lambda: cluster.process(pid) is None, 5))
+    asyncio.run(until(lambda: cluster.process(pid) is None, 20))
 
 
 async def test_it_keeps_its_temper_when_its_folder_is_no_folder(tmp_path: Path) -> None:
