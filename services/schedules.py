@@ -11,6 +11,7 @@ import asyncpg
 
 from services import tasks, ticks, timings
 from services.errors import Conflict, Fault, Invalid, NotFound, PreconditionFailed
+from services.faults import shown
 from services.tasks import NewTask, Task
 from services.ticks import Tick
 from services.timings import Timing
@@ -280,7 +281,7 @@ async def _check(db: Connection, new: NewSchedule, now: datetime) -> Timing:
     known = await tasks.list_queues(db)
     faults = _own_faults(new)
     if new.queue is not None and new.queue not in known:
-        faults.append(Fault("/queue", f"must be one of {', '.join(known)}"))
+        faults.append(Fault("/queue", f"must be one of {', '.join(known)}, not {shown(new.queue)}"))
     timing = None
     try:
         timing = timings.check(new.cron, new.time_zone, new.interval_seconds, anchor_at=now)

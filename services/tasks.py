@@ -9,7 +9,7 @@ from uuid import UUID
 
 import asyncpg
 
-from services import task_columns, task_search
+from services import faults, task_columns, task_search
 from services.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from services.task_rows import Cancelled, NewTask, Task
 from services.task_states import is_final
@@ -149,12 +149,16 @@ async def _insert(db: Connection, statement: str, asked: _Asked) -> list[asyncpg
 
 def _unknown_queue(new: Sequence[NewTask], queues: list[str]) -> Invalid:
     known = ", ".join(queues)
-    faults = tuple(
-        Fault("/queue" if len(new) == 1 else f"/tasks/{index}/queue", f"must be one of {known}")
-        for index, one in enumerate(new)
-        if one.queue is not None and one.queue not in queues
+    wrong = [(index, one.queue) for index, one in enumerate(new) if one.queue and one.queue not in queues]
+    found = tuple(
+        Fault(
+            "/queue" if len(new) == 1 else f"/tasks/{index}/queue",
+            f"must be one of {known}, not {faults.shown(queue)}",
+        )
+        for index, queue in wrong
     )
-    return Invalid(f"there is no such queue; there are {known}", slug="unknown-queue", faults=faults)
+    what = f"there is no queue {wrong[0][1]}" if wrong else "there is no such queue"
+    return Invalid(f"{what}; there are {known}", slug="unknown-queue", faults=found)
 
 
 def check(new: NewTask) -> None:

@@ -200,7 +200,7 @@ async def test_a_task_that_can_no_longer_be_made_is_a_failed_tick_and_stops_noth
     reasons = [(await world.ticks(one))[0].reason for one in (gone, queue, payload, broken, lost)]
     assert reasons == [
         "type: there is no task type 'passing'; there are " + ", ".join(sorted(task_types.load_all())),
-        "queue: must be one of default, documents",
+        'queue: must be one of default, documents, not "content"',
         "payload/seconds: should be greater than or equal to 0, not -1",
         "CronSimError: Wrong number of fields",
         "ZoneInfoNotFoundError: 'No time zone found with key Mars/Olympus'",

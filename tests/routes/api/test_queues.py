@@ -218,6 +218,7 @@ async def test_a_task_for_a_queue_that_is_being_deleted_is_refused_with_what_the
     assert refused["type"] == "/problems/busy"
     again = await call(api, "POST", "/tasks", json=new, expect=422)
     assert again["type"] == "/problems/unknown-queue"
+    assert again["detail"].startswith("there is no queue going; there are ")
 
 
 async def test_a_queue_that_just_got_a_task_is_not_deleted(
