@@ -28,7 +28,10 @@ SQL_CLOCK = re.compile(
     r"(?<![.\w])(?:now\(\)|(?:clock|statement|transaction)_timestamp\(\)|current_(?:timestamp|date|time)\b|localtime(?:stamp)?\b)",
     re.IGNORECASE,
 )
-DEFINED_WITH_IT = {"0001_roles_tenants_tasks.up.sql": 2, "ids.sql": 1}  # app.now() itself, and the ids' own time
+DEFINED_WITH_IT = {
+    "0001_roles_tenants_tasks.up.sql": 2,
+    "ids.sql": 1,
+}  # app.now() itself, and the ids' own time
 
 
 def wall_clocks(text: str) -> list[str]:
