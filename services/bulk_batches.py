@@ -105,10 +105,8 @@ async def _requeue(db: Connection, tenant_id: UUID, operation: BulkOperation, id
     changes = dict(operation.changes)
     at_once, reuse_steps = changes.pop("at_once", False), changes.pop("reuse_steps", True)
     ours = [row["id"] for row in await db.fetch(SQL["bulk_operations.lock_requeues"], ids)]
-    # Whatever somebody requeued until just now has a successor, and matches no longer.
-    left = await bulk_operations.list_matches(
-        db, tenant_id, operation, after=None, limit=len(ids), among=ours
-    )
+    # Whatever somebody requeued until just now has a successor: a look of its own, since the one at what matches came before the locks.
+    left = [row["id"] for row in await db.fetch(SQL["bulk_operations.list_unrepeated"], tenant_id, ours)]
     letters = {row["task_id"]: row for row in await db.fetch(SQL["dead_letters.lock_free"], tenant_id, left)}
     known = {row["task_id"] for row in await db.fetch(SQL["dead_letters.list_known"], tenant_id, left)}
     free = [task_id for task_id in left if task_id in letters or task_id not in known]

@@ -63,6 +63,12 @@ SELECT app.lock_reviewed($1);
 -- $1 tasks: those of them that nobody else is requeueing right now
 SELECT u.id FROM unnest($1::uuid[]) AS u (id) WHERE pg_try_advisory_xact_lock(app.requeue_lock(u.id));
 
+-- name: list_unrepeated
+-- $1 tenant, $2 tasks: those of them that have not been requeued
+SELECT u.id FROM unnest($2::uuid[]) AS u (id)
+WHERE NOT EXISTS (SELECT FROM tasks r WHERE r.tenant_id = $1 AND r.retry_of = u.id)
+  AND NOT EXISTS (SELECT FROM task_history r WHERE r.tenant_id = $1 AND r.retry_of = u.id);
+
 -- name: advance
 -- $1 tenant, $2 id, $3 done, $4 skipped and $5 failed in this batch, $6 failures to remember, $7 cursor, $8 busy, $9 passes, $10 seconds to pause,
 -- $11 whether it is over
