@@ -44,6 +44,14 @@ def facts(values: Mapping[str, object]) -> None:
             click.echo(f"{name.ljust(width)}  {_text(value)}")
 
 
+def lines(title: str, values: Sequence[object]) -> None:
+    """Print values under their title, one a line; nothing when there are none."""
+    if values:
+        click.echo(f"{title}:")
+    for value in values:
+        click.echo(f"  {_text(value)}")
+
+
 def length(span: timedelta | None) -> str | None:
     """Return a length of time in words: 4.2 s, 3 min 04 s, 2 h 05 min."""
     if span is None:

@@ -69,6 +69,7 @@ def show(*, tenant: str | None, as_json: bool, task_id: UUID) -> None:
             output.machine({"task": task, "events": events})
             return
         output.facts(_facts(task))
+        output.lines("the error came from", (task.error or {}).get("trace", []))
         click.echo()
         rows = [
             (entry.event.at, entry.event.event, entry.event.fence or None, output.length(entry.took), entry.event.actor, _why(entry.event.detail))
@@ -264,15 +265,18 @@ def _facts(task: Task) -> dict[str, object]:
         "waits for": task.waiting_for,
         "made from": task.retry_of,
         "reason": task.reason,
-        "error": task.error,
+        "error": _told(task.error),
         "progress": task.progress,
         "payload": task.payload,
         "result": task.result,
     }
 
 
+def _told(error: object) -> str | None:
+    return f"{error.get('class', 'error')}: {error.get('message', '')}" if isinstance(error, dict) else None
+
+
 def _why(detail: dict[str, Any]) -> str | None:
-    error = detail.get("error")
-    if isinstance(error, dict):
-        return f"{error.get('class', 'error')}: {error.get('message', '')}"
+    if told := _told(detail.get("error")):
+        return told
     return detail.get("reason") or detail.get("signal") or detail.get("key")

@@ -117,6 +117,25 @@ async def test_tasks_are_listed_and_shown_to_people_and_machines(
     assert listed.err == shown.err == ""
 
 
+async def test_a_failed_task_is_shown_with_where_its_error_came_from(
+    galley: Galley, database: Database, operating: UUID
+) -> None:
+    async def broken(_task: object, _payload: object) -> None:
+        raise RuntimeError("the \x1b[31mkey")
+
+    with engine.task_type("broken", broken, max_attempts=1):
+        async with engine.running_executor(database):
+            task = await engine.ended(database, await engine.enqueue(database, operating, "broken"))
+
+    shown = (await galley("task", "show", str(task.id))).out
+
+    assert "error      RuntimeError: the  [31mkey" in shown
+    place = shown.split("the error came from:\n  ")[1].splitlines()[0]
+    assert place.startswith("tests/server/test_command_line.py:")
+    assert place.endswith(".broken")
+    assert "\x1b" not in shown
+
+
 async def test_a_cancel_reaches_the_run_and_names_who_and_why(
     galley: Galley, database: Database, operating: UUID, listening: list[str]
 ) -> None:
