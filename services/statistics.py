@@ -203,21 +203,20 @@ def _line(
     lengths: Counter[int] = Counter()
     for row in spreads:
         (waits if row["waited"] else lengths)[row["range"]] += row["runs"]
-    summary = summarize(rows)
     return Line(
         queue=queue,
         type=type,
-        summary=summary,
-        wait=_percentiles(waits, summary.longest_wait),
-        run=_percentiles(lengths, summary.longest_run),
+        summary=summarize(rows),
+        wait=_percentiles(waits, max((row["waited_max_ms"] for row in rows), default=0)),
+        run=_percentiles(lengths, max((row["ran_max_ms"] for row in rows), default=0)),
         points=tuple(Point(at=at, succeeded=succeeded[at], failed=failed[at]) for at in moments),
     )
 
 
-def _percentiles(runs: Counter[int], longest: timedelta | None) -> Percentiles | None:
-    """Return them, none above the longest, which is kept in whole milliseconds: the last range goes on beyond it."""
+def _percentiles(runs: Counter[int], longest_ms: int) -> Percentiles | None:
+    """Return them, none above the longest of any outcome, which is kept in whole milliseconds: the last range goes on beyond it."""
     if not runs:
         return None
-    most = longest + timedelta(milliseconds=1) if longest is not None else timedelta.max
+    most = timedelta(milliseconds=longest_ms + 1)
     p50, p95, p99 = (min(percentile(runs, share), most) for share in (0.5, 0.95, 0.99))
     return Percentiles(p50=p50, p95=p95, p99=p99)

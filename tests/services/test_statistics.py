@@ -281,3 +281,15 @@ async def test_no_percentile_lies_beyond_the_longest_run(
     assert found.run is not None
     assert found.wait.p99 <= timedelta(milliseconds=400_001)
     assert timedelta(milliseconds=380_000) <= found.run.p99 <= timedelta(milliseconds=390_001)
+
+
+async def test_runs_that_took_too_long_count_with_the_length_they_had(
+    database: Database, tenant: UUID, admin: Any
+) -> None:
+    await end(admin, tenant, [1.0] * 10, [1000.0] * 10)
+    await end(admin, tenant, [1.0] * 30, [300_000.0] * 30, state="timed_out")
+
+    found = (await report_of(database, tenant)).whole
+
+    assert found.run is not None
+    assert found.run.p50 >= timedelta(milliseconds=300_000 / WIDTH)
