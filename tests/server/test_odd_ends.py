@@ -91,6 +91,9 @@ async def test_whatever_code_raises_fails_its_task_and_frees_its_slot(
             odd = await ended(database, await enqueue(database, tenant, "odd"))
             after = await ended(database, await enqueue(database, tenant, "noop"))
 
+            assert odd.error is not None
+            (place,) = odd.error.pop("trace")
+            assert place.endswith(f" in {run.__name__}")
             assert odd.error == {"class": error_class, "message": message, "attempt": 1}
             assert (odd.state, after.state, executor.busy) == ("failed", "succeeded", 0)
 
