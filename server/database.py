@@ -316,7 +316,8 @@ class Database:
         self, work: Callable[[Connection, Sequence[Item]], Awaitable[Sequence[T]]], item: Item
     ) -> T:
         """Do *work* as with `lookup`, for *item* and whatever else is looked up just now. Returns the result for *item*."""
-        result: T = await self._lookups.ask(work, item)
+        async with asyncio.timeout(ACQUIRE_SECONDS):  # waiting for others included
+            result: T = await self._lookups.ask(work, item)
         return result
 
     async def _run_each(self, key: Any, items: Sequence[Any]) -> Sequence[Any]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import time
+from collections.abc import Sequence
 from contextlib import AbstractAsyncContextManager
 from typing import Any
 from uuid import UUID
@@ -10,7 +12,8 @@ from uuid import UUID
 import asyncpg
 import pytest
 
-from server.database import CONNECTION_ERRORS, Database
+from server.database import ACQUIRE_SECONDS, CONNECTION_ERRORS, Database
+from sql import Connection
 
 Admin = asyncpg.Connection
 
@@ -64,3 +67,24 @@ async def test_a_connection_that_breaks_costs_its_transaction_and_no_other(
             await be_broken_off()
         async with database.tenant(tenant, "test") as db:
             assert await db.fetchval("SELECT app.current_tenant()") == tenant
+
+
+async def test_who_is_looked_up_waits_no_longer_for_others_than_for_the_database(database: Database) -> None:
+    """Twelve callers come one after the other while nothing answers: each learns it in time, whether theirs had begun or not."""
+
+    async def silent(db: Connection, items: Sequence[int]) -> Sequence[int]:
+        await asyncio.Event().wait()
+        return items
+
+    async def ask(number: int) -> float:
+        began = time.monotonic()
+        with pytest.raises(TimeoutError):
+            await database.look_up(silent, number)
+        return time.monotonic() - began
+
+    asked = []
+    for number in range(12):
+        asked.append(asyncio.create_task(ask(number)))
+        await asyncio.sleep(0.03)  # longer than what a round is given before the next one overtakes it
+
+    assert max(await asyncio.gather(*asked)) < 1.5 * ACQUIRE_SECONDS
