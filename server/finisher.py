@@ -96,7 +96,11 @@ class Finisher:
             pass
 
     async def _write_batch(self) -> int:
-        batch = sorted(islice(self._pending.values(), BATCH), key=_by_id)
+        # One run of a task at a time: answers come back by task.
+        batch = sorted(
+            {outcome.run.id: outcome for outcome in islice(self._pending.values(), BATCH)}.values(),
+            key=_by_id,
+        )
         try:
             written = await self._write(batch)
         except ERRORS as exc:

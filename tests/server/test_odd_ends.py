@@ -189,6 +189,45 @@ async def test_of_two_runs_of_a_task_in_one_batch_only_the_present_one_ends_it(
     assert (task.state, task.result) == ("succeeded", "new")
 
 
+TRIED = """
+SELECT EXISTS (SELECT FROM pg_stat_activity WHERE datname = current_database() AND state = 'idle' AND query LIKE '%app.finish(%')
+"""
+
+
+@pytest.mark.parametrize("late_first", [True, False])
+async def test_a_run_that_came_too_late_takes_nothing_from_the_present_one_whose_row_is_locked(
+    database: Database, tenant: UUID, admin: Admin, late_first: bool
+) -> None:
+    (task,) = await claim_all(database, [await enqueue(database, tenant, "noop")])
+    late = run_of(task)
+    await admin.fetchval(SQL["executors.give_back"], task.executor_id, [task.id], [task.fence])
+    (task,) = await claim_all(database, [task])
+    present = run_of(task)
+    told: list[tuple[int, bool]] = []
+    finisher = Finisher(
+        database, on_written=lambda outcome, accepted: told.append((outcome.run.fence, accepted))
+    )
+    for run in (late, present) if late_first else (present, late):
+        finisher.put(Outcome(run=run, state="succeeded", result=str(run.fence)))
+    supervisor = Supervisor()
+    async with admin.transaction():
+        await admin.execute("SELECT FROM tasks WHERE id = $1 FOR UPDATE", task.id)
+        supervisor.start("finisher", finisher.keep, interval=1)
+        async with asyncio.timeout(15):
+            while not await admin.fetchval(TRIED):
+                await admin.execute("SELECT pg_stat_clear_snapshot()")
+                await asyncio.sleep(0.01)
+    try:
+        async with asyncio.timeout(15):
+            await finisher.flushed()
+    finally:
+        await supervisor.stop()
+
+    assert sorted(told) == [(late.fence, False), (present.fence, True)]
+    task = await get(database, tenant, task.id)
+    assert (task.state, task.result) == ("succeeded", present.fence)
+
+
 async def test_a_task_of_a_newer_release_waits_for_a_process_that_knows_it(
     database: Database, tenant: UUID, admin: Admin
 ) -> None:
