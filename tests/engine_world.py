@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
-from uuid import UUID
+from uuid import UUID, uuid4
 
 import asyncpg
 
@@ -159,7 +159,8 @@ class World:
         self.clock.now = START
         await self.admin.execute(SWEPT)
         await self.admin.execute(f"UPDATE queues SET tokens_at = '{START.isoformat()}'")
-        names = [f"{name} {self.examples}" for name in ("acme", "globex")]
+        # Batches share a database.
+        names = [f"{name} {self.examples} {uuid4()}" for name in ("acme", "globex")]
         rows = await self.admin.fetch(
             "INSERT INTO tenants (name) SELECT unnest($1::text[]) RETURNING id", names
         )
