@@ -38,6 +38,11 @@ run: $(STAMP) ## start Galley with the demo tenant; Ctrl-C stops it
 test: $(DEV_STAMP) ## run the tests; T=tests/services/test_tasks.py for a part
 	$(BIN)/python -m pytest -n auto $(T)
 
+OLDEST = tests/sql tests/services/test_tasks.py tests/services/test_task_lists.py tests/services/test_statistics.py tests/server/test_executor.py tests/server/test_engine_races.py
+.PHONY: test-oldest
+test-oldest: $(DEV_STAMP) ## run the engine's tests on PostgreSQL 16, the oldest that is supported
+	$(BIN)/python -m tests.older_postgres -n auto $(OLDEST)
+
 .PHONY: format
 format: $(DEV_STAMP) ## format code and templates
 	$(BIN)/ruff format .
