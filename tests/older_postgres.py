@@ -75,7 +75,7 @@ def running(home: Path) -> Iterator[str]:
     )
     _run(programs / "pg_ctl", "-D", data, "-w", "-l", home / "log", "-o", f"-k '{home}' {options}", "start")
     try:
-        yield f"postgresql://{cluster.SUPERUSER}@/postgres?host={quote(str(home), safe='/')}"
+        yield f"postgresql://{cluster.SUPERUSER}@/postgres?host={quote(str(home), safe='/')}&port={cluster.PORT}"
     finally:
         _run(programs / "pg_ctl", "-D", data, "-w", "-m", "fast", "stop")
 
