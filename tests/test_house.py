@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.mutants import __main__ as mutants
+
 ROOT = Path(__file__).parents[1]
 COLUMNS = ("server", "services", "routes", "sql", "tests")
 LONGEST_FUNCTION = 45  # lines without the docstring
@@ -66,3 +68,21 @@ def test_every_migration_can_be_undone() -> None:
     downs = {path.name.removesuffix(".down.sql") for path in folder.glob("*.down.sql")}
 
     assert ups == downs
+
+
+def test_every_deliberate_bug_fits_the_code_and_names_tests_that_exist() -> None:
+    """Without this a bug that lost its test by a rename would be found by the one CI run in six that judges it."""
+    known = {
+        f"{path}::{node.name}"
+        for path, text in sources("tests")
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+    }
+    wrong = {}
+    for mutant in mutants.read([]):
+        lost = [test for test in mutant.tests if "::" in test and test.split("[")[0] not in known]
+        lost += [test for test in mutant.tests if not (ROOT / test.split("::")[0]).exists()]
+        if refusal := mutants.apply(mutant, ROOT, only_try=True) or lost:
+            wrong[mutant.name] = refusal
+
+    assert wrong == {}

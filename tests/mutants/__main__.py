@@ -116,10 +116,10 @@ def run_tests(
     )
 
 
-def apply(mutant: Mutant, folder: Path) -> str:
+def apply(mutant: Mutant, folder: Path, *, only_try: bool = False) -> str:
     """Apply the patch; returns what git says against it, '' when it fits."""
     done = subprocess.run(
-        ["git", "apply", "--whitespace=nowarn", str(mutant.path)],
+        ["git", "apply", "--whitespace=nowarn", *(["--check"] if only_try else []), str(mutant.path)],
         cwd=folder,
         capture_output=True,
         text=True,
@@ -157,9 +157,9 @@ def all_green(mutants: list[Mutant], dsn: str) -> bool:
     return done.returncode == 0
 
 
-def judge_all(mutants: list[Mutant], dsn: str) -> int:
-    """Judge as many at once as there are processors; return how many survived."""
-    survivors = 0
+def judge_all(mutants: list[Mutant], dsn: str) -> dict[str, str]:
+    """Judge as many at once as there are processors; return those that survived, each with what is wrong with it."""
+    survivors = {}
 
     def timed(mutant: Mutant) -> tuple[str, float]:
         began = time.monotonic()
@@ -169,10 +169,9 @@ def judge_all(mutants: list[Mutant], dsn: str) -> int:
         judged = {pool.submit(timed, mutant): mutant for mutant in mutants}
         for done in as_completed(judged):
             wrong, seconds = done.result()
-            survivors += bool(wrong)
             print(f"{'SURVIVED' if wrong else 'caught  '} {judged[done].name} in {seconds:.0f} s", flush=True)
             if wrong:
-                print(f"    {wrong}")
+                survivors[judged[done].name] = wrong
     return survivors
 
 
@@ -209,8 +208,10 @@ def main() -> int:
     finally:
         embedded.stop_postgres(running)
         shutil.rmtree(home, ignore_errors=True)
-    print(f"{len(mutants) - survivors} of {len(mutants)} mutants were caught")
-    return min(survivors, 1)
+    print(f"{len(mutants) - len(survivors)} of {len(mutants)} mutants were caught")
+    for name, wrong in survivors.items():  # last, where who looks at the end of a long output sees them
+        print(f"SURVIVED {name}: {wrong}")
+    return min(len(survivors), 1)
 
 
 if __name__ == "__main__":
