@@ -434,6 +434,29 @@ async def test_what_a_person_is_requeueing_right_now_is_left_to_them(
     assert await _successors(admin) == {1: 3}
 
 
+@pytest.mark.parametrize("action", ["requeue", "discard"])
+async def test_what_a_person_is_discarding_right_now_keeps_no_batch_waiting(
+    database: Database, tenant: UUID, admin: Admin, action: str
+) -> None:
+    made = await dead.letters(database, admin, tenant, 3)
+    operation = await start(database, tenant, await preview(database, tenant, action, "dead_letters"))
+    carrier = Carrier(database)
+
+    async with database.tenant(tenant, "user:ada") as db:
+        await dead_letters.discard(db, tenant, made[1].id, actor="user:ada", reason="known")
+        await asyncio.wait_for(carrier.carry_out(lambda: None), 5)
+        meanwhile = await look(database, operation, tenant)
+    await admin.execute("UPDATE bulk_operations SET resume_at = now()")
+    await carrier.finish()
+
+    assert (meanwhile.state, meanwhile.done) == ("running", 2)
+    ended = await look(database, operation, tenant)
+    assert (ended.state, ended.done, ended.changed) == ("done", 2, 1)
+    async with database.tenant(tenant, ACTOR) as db:
+        letter = await dead_letters.get(db, tenant, made[1].id)
+    assert (letter.handled_as, letter.handled_by) == ("discarded", "user:ada")
+
+
 async def test_a_stop_takes_effect_between_batches_and_the_counts_are_true(
     database: Database, tenant: UUID, admin: Admin
 ) -> None:
