@@ -187,7 +187,7 @@ class Database:
     """
 
     def __init__(
-        self, dsn: str, *, direct_dsn: str = "", web_connections: int = 20, engine_connections: int = 6
+        self, dsn: str, *, direct_dsn: str = "", web_connections: int = 20, engine_connections: int = 7
     ) -> None:
         self.dsn = dsn
         self._direct_dsn = direct_dsn

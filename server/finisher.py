@@ -46,27 +46,29 @@ class Finisher:
     def __init__(self, database: Database, *, on_written: Callable[[Outcome, bool], None]) -> None:
         self._database = database
         self._on_written = on_written
-        self._pending: dict[tuple[UUID, int], Outcome] = {}
+        self._waiting: dict[tuple[UUID, int], Outcome] = {}
+        self._writing: dict[tuple[UUID, int], Outcome] = {}
         self._arrived = asyncio.Event()
         self._empty = asyncio.Event()
         self._empty.set()
 
     def holds(self, run: Run) -> bool:
         """Whether the end of *run* is still to be written."""
-        return (run.id, run.fence) in self._pending
+        return (run.id, run.fence) in self._waiting or (run.id, run.fence) in self._writing
 
     def __len__(self) -> int:
-        return len(self._pending)
+        return len(self._waiting) + len(self._writing)
 
     def put(self, outcome: Outcome) -> None:
         """Take an outcome to write."""
-        self._pending[outcome.run.id, outcome.run.fence] = outcome
+        self._waiting[outcome.run.id, outcome.run.fence] = outcome
         self._empty.clear()
         self._arrived.set()
 
     def drop_all(self) -> None:
         """Forget what is not written: the lease is gone, so the fence would refuse it anyway."""
-        self._pending.clear()
+        self._waiting.clear()
+        self._writing.clear()
         self._empty.set()
 
     async def flushed(self) -> None:
@@ -74,14 +76,18 @@ class Finisher:
         await self._empty.wait()
 
     async def keep(self, beat: Beat) -> None:
-        """Write outcomes until cancelled. Raises: whatever the database raises; nothing is forgotten by that."""
+        """Write outcomes until cancelled; several may, each a batch of its own at a time.
+
+        Raises: whatever the database raises; nothing is forgotten by that.
+        """
         while True:
-            if not self._pending:
-                self._empty.set()
+            if not self._waiting:
                 await self._wait()
                 beat()
                 continue
             await asyncio.sleep(0)  # lets runs that end in this same tick join the batch
+            if not self._waiting:
+                continue  # another loop has taken them
             written = await self._write_batch()
             beat()
             if not written:
@@ -95,24 +101,40 @@ class Finisher:
         except TimeoutError:
             pass
 
-    async def _write_batch(self) -> int:
+    def _take(self) -> list[Outcome]:
         # One run of a task at a time: answers come back by task.
         batch = sorted(
-            {outcome.run.id: outcome for outcome in islice(self._pending.values(), BATCH)}.values(),
+            {outcome.run.id: outcome for outcome in islice(self._waiting.values(), BATCH)}.values(),
             key=_by_id,
         )
+        for outcome in batch:
+            key = (outcome.run.id, outcome.run.fence)
+            self._writing[key] = self._waiting.pop(key)
+        return batch
+
+    async def _write_batch(self) -> int:
+        batch = self._take()
         try:
-            written = await self._write(batch)
+            written = await self._try(batch)
+        finally:
+            for outcome in batch:  # what is not settled: busy, or nobody knows
+                key = (outcome.run.id, outcome.run.fence)
+                if (left := self._writing.pop(key, None)) is not None:
+                    self._waiting.setdefault(key, left)
+        if written:
+            log.info("runs finished", extra={"runs": written})
+        return written
+
+    async def _try(self, batch: list[Outcome]) -> int:
+        try:
+            return await self._write(batch)
         except ERRORS as exc:
             if not is_refusal(exc):
                 # Unknown whether it was written: kept and sent again, which the statement recognises.
                 error = str(exc) or type(exc).__name__
                 log.warning("run results not written", extra={"runs": len(batch), "error": error})
                 raise
-            written = await self._write_one_by_one(batch)
-        if written:
-            log.info("runs finished", extra={"runs": written})
-        return written
+            return await self._write_one_by_one(batch)
 
     async def _write(self, batch: list[Outcome]) -> int:
         written = 0
@@ -130,7 +152,7 @@ class Finisher:
         """Find the one that cannot be written: its task fails, saying so, and holds nobody else up."""
         written = 0
         for outcome in batch:
-            if not self.holds(outcome.run):
+            if (outcome.run.id, outcome.run.fence) not in self._writing:
                 continue
             try:
                 written += await self._write([outcome])
@@ -141,7 +163,7 @@ class Finisher:
                 message = f"how it ended cannot be written down: {type(exc).__name__}"
                 error = {"class": "result", "message": message, "attempt": outcome.run.attempt}
                 told = Outcome(run=outcome.run, state="failed", error=error)
-                self._pending[outcome.run.id, outcome.run.fence] = told
+                self._writing[outcome.run.id, outcome.run.fence] = told
                 written += await self._write([told])
         return written
 
@@ -174,7 +196,7 @@ class Finisher:
         return 1
 
     def _settle(self, outcome: Outcome, *, accepted: bool) -> None:
-        if self._pending.pop((outcome.run.id, outcome.run.fence), None) is not None:
+        if self._writing.pop((outcome.run.id, outcome.run.fence), None) is not None:
             self._on_written(outcome, accepted)
-        if not self._pending:
+        if not self._waiting and not self._writing:
             self._empty.set()

@@ -47,7 +47,7 @@ class Settings(BaseSettings):
     migrate_database_url: SecretStr = SecretStr("")  # may create roles; empty: one of the two above
     galley_web_password: SecretStr = SecretStr("")  # `migrate` gives it to the role galley_web
     web_connections: Annotated[int, Field(ge=2, le=500)] = 20
-    engine_connections: Annotated[int, Field(ge=2, le=100)] = 6
+    engine_connections: Annotated[int, Field(ge=2, le=100)] = 7
 
     openai_base_url: str = ""  # all three empty: the embedded model
     openai_api_key: SecretStr = SecretStr("")

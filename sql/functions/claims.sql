@@ -217,9 +217,9 @@ BEGIN
         deadline_at = least(moment + make_interval(secs => t.timeout_seconds), t.total_deadline_at), progress = NULL
     WHERE t.id = ANY (candidates)
     RETURNING 'claimed', t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
-      extract(epoch FROM t.deadline_at - moment)::double precision, t.created_by, t.request_id, t.payload,
+      date_part('epoch', t.deadline_at - moment), t.created_by, t.request_id, t.payload,
       t.snoozes, t.deadline_at IS NOT DISTINCT FROM t.total_deadline_at,
-      greatest(extract(epoch FROM moment - t.run_at), 0)::double precision;
+      greatest(date_part('epoch', moment - t.run_at), 0);
 END $$;
 
 -- Which queues have something to claim: one cheap question per poll, however many queues there are. Floors as in app.pick, by queue.

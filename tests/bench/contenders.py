@@ -34,7 +34,7 @@ GALLEY = Contender(
     name="galley",
     kind="own",
     program="tests.bench.workers.galley",
-    settings="EXECUTOR_SLOTS=1000",
+    settings="EXECUTOR_SLOTS=2000",
     keeps="the whole task with its result, in task_history",
     unfinished="SELECT EXISTS (SELECT FROM tasks WHERE id = ANY ($1::text[]::uuid[]))",
     left="SELECT count(*) FROM tasks",

@@ -444,7 +444,8 @@ async def test_what_a_person_is_discarding_right_now_keeps_no_batch_waiting(
 
     async with database.tenant(tenant, "user:ada") as db:
         await dead_letters.discard(db, tenant, made[1].id, actor="user:ada", reason="known")
-        await asyncio.wait_for(carrier.carry_out(lambda: None), 5)
+        async with asyncio.timeout(5):
+            await carrier.carry_out(lambda: None)
         meanwhile = await look(database, operation, tenant)
     await admin.execute("UPDATE bulk_operations SET resume_at = now()")
     await carrier.finish()

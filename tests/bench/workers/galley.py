@@ -22,7 +22,7 @@ from services.task_types.noop import Payload
 from services.tasks import NewTask
 from tests.bench.workers.protocol import Ran, serve, spread
 
-SLOTS = 1000  # EXECUTOR_SLOTS
+SLOTS = 2000  # EXECUTOR_SLOTS
 NEW = NewTask(type="measured", payload={})
 
 
