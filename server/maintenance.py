@@ -102,7 +102,10 @@ class Maintenance:
             async with self._database.statement() as db:
                 while await self._sweep_leftovers(db):
                     beat()
-                await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS)
+                while await db.fetchval(
+                    SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS
+                ):
+                    beat()
                 try:
                     await db.fetchval(SQL["executors.ensure_partitions"], timeout=HOUSE_SECONDS)
                 except (

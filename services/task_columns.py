@@ -50,10 +50,7 @@ def complete(new: Sequence[NewTask]) -> list[Row]:
             continue
         payload, wrong = _validate(task_type.payload, one.payload, f"{where}/payload")
         faults.extend(wrong)
-        if (one.concurrency_key is None) != (one.concurrency_limit is None):
-            faults.append(
-                Fault(f"{where}/concurrency_limit", "concurrency_key and concurrency_limit belong together")
-            )
+        faults.extend(_odd_pairs(one, where))
         rows.append(
             Row(
                 one.type,
@@ -79,6 +76,19 @@ def complete(new: Sequence[NewTask]) -> list[Row]:
             faults=tuple(faults),
         )
     return rows
+
+
+def _odd_pairs(one: NewTask, where: str) -> list[Fault]:
+    """Return what is wrong with values that are each right by themselves."""
+    faults = []
+    if (one.concurrency_key is None) != (one.concurrency_limit is None):
+        faults.append(
+            Fault(f"{where}/concurrency_limit", "concurrency_key and concurrency_limit belong together")
+        )
+    if one.start_before is not None and one.run_at is not None and one.start_before <= one.run_at:
+        message = f"{one.start_before.isoformat()} is not after run_at, {one.run_at.isoformat()}: it could never start"
+        faults.append(Fault(f"{where}/start_before", message))
+    return faults
 
 
 def _seconds(duration: timedelta | None) -> int | None:

@@ -127,7 +127,7 @@ class Machine(Executors):
             run_at=now + timedelta(seconds=delay) if delay else None,
             concurrency_key=key,
             concurrency_limit=KEYS[key] if key else None,
-            start_before=None if start_before is None else now + timedelta(seconds=start_before),
+            start_before=None if start_before is None else now + timedelta(seconds=delay + start_before),
             **more,
         )
 

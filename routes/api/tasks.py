@@ -69,7 +69,9 @@ class NewTask(Body):
     total_timeout_seconds: Seconds | None = Field(
         default=None, description="From creation on, waiting excluded; left out, what the type says."
     )
-    start_before: Instant | None = Field(default=None, description="Not started by then, it has timed out.")
+    start_before: Instant | None = Field(
+        default=None, description="Not started by then, it has timed out; after run_at."
+    )
     max_attempts: Attempts | None = None
     concurrency_key: Key | None = Field(
         default=None, description="Tasks of one key run at most `concurrency_limit` at a time."

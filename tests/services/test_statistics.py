@@ -293,3 +293,30 @@ async def test_runs_that_took_too_long_count_with_the_length_they_had(
 
     assert found.run is not None
     assert found.run.p50 >= timedelta(milliseconds=300_000 / WIDTH)
+
+
+async def test_however_much_is_left_to_fold_it_is_folded_in_parts_and_every_run_counted_once(
+    database: Database, admin: Any, tenant: UUID
+) -> None:
+    first = NOW.replace(second=0)
+    minutes = {first: 15_000, first + timedelta(minutes=1): 8_000, first + timedelta(minutes=70): 1_000}
+    for minute, rows in minutes.items():
+        await admin.execute(
+            """
+            INSERT INTO task_statistics (tenant_id, minute, queue, type, outcome, tasks, waited_ms, waited_max_ms, ran_ms, ran_max_ms)
+            SELECT $1, $2, 'default', 'noop', 'succeeded', 2, 1, 1, 1, 1 FROM generate_series(1, $3)
+            """,
+            tenant,
+            minute,
+            rows,
+        )
+    later = NOW + timedelta(minutes=90)
+
+    made = [await fold(admin, at=later) for _ in range(3)]
+
+    assert made == [2, 1, 0]
+    found = await admin.fetch("SELECT minute, tasks FROM task_statistics ORDER BY minute")
+    assert {row["minute"]: row["tasks"] for row in found} == {at: 2 * rows for at, rows in minutes.items()}
+    for window in WINDOWS:
+        report = await report_of(database, tenant, window, at=later)
+        assert report.whole.summary.runs == (48_000 if window != "1h" else 2_000)

@@ -130,6 +130,7 @@ async def test_everything_that_may_be_said_about_a_task_is_kept(api: ClientSessi
         ({"type": "noop", "max_attempts": 0}, "/max_attempts"), ({"type": "noop", "timeout_seconds": 2**31}, "/timeout_seconds"),
         ({"type": "noop", "concurrency_key": "a"}, "/concurrency_limit"), ({"type": "noop", "state": "succeeded"}, "/state"),
         ({"type": "noop", "tenant_id": str(uuid4())}, "/tenant_id"),
+        ({"type": "noop", "run_at": "2100-01-02T00:00:00Z", "start_before": "2100-01-02T01:00:00+01:00"}, "/start_before"),
     ],
 )  # fmt: skip
 async def test_a_bad_task_is_refused_and_nothing_is_stored(
