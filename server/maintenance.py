@@ -99,21 +99,23 @@ class Maintenance:
     async def keep_house(self, beat: Beat) -> None:
         """Clear leftovers and make the partitions of the coming months, until cancelled."""
         while True:
-            async with self._database.statement() as db:
-                while await self._sweep_leftovers(db):
-                    beat()
-                while await db.fetchval(
-                    SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS
-                ):
-                    beat()
-                try:
-                    await db.fetchval(SQL["executors.ensure_partitions"], timeout=HOUSE_SECONDS)
-                except (
-                    asyncpg.LockNotAvailableError
-                ):  # a long reader; months are made ahead and readiness watches
-                    log.info("partitions wait for a reader")
+            await self.tidy(beat)
             beat()
             await asyncio.sleep(HOUSEKEEPING_SECONDS)
+
+    async def tidy(self, beat: Beat = lambda: None) -> None:
+        """Clear what ended tasks left, fold their numbers, and make the partitions of the coming months."""
+        async with self._database.statement() as db:
+            while await self._sweep_leftovers(db):
+                beat()
+            while await db.fetchval(SQL["executors.fold_statistics"], STATISTICS_DAYS, timeout=HOUSE_SECONDS):
+                beat()
+            try:
+                await db.fetchval(SQL["executors.ensure_partitions"], timeout=HOUSE_SECONDS)
+            except (
+                asyncpg.LockNotAvailableError
+            ):  # a long reader; months are made ahead and readiness watches
+                log.info("partitions wait for a reader")
 
     async def _sweep_leftovers(self, db: Connection) -> bool:
         """Clear away what a batch of ended tasks left; returns whether there may be more."""
@@ -132,6 +134,8 @@ class Maintenance:
         if not self._history_days:
             return 0
         async with self._database.statement() as db:
+            while await db.fetchval(SQL["retention.forget_closed"], self._history_days, BATCH) >= BATCH:
+                beat()
             months = await db.fetch(SQL["retention.old_months"], self._history_days)
         waiting = 0
         for parent, month in months:

@@ -147,6 +147,14 @@ async def get(db: Connection, tenant_id: UUID, schedule_id: UUID) -> Schedule:
     return Schedule.from_row(row)
 
 
+async def find(db: Connection, tenant_id: UUID, text: str) -> UUID:
+    """Return the id of the schedule with this name, or this id. Raises: NotFound."""
+    found: UUID | None = await db.fetchval(SQL["schedules.find"], tenant_id, text)
+    if found is None:
+        raise NotFound(f"there is no schedule {text}")
+    return found
+
+
 async def list_schedules(
     db: Connection,
     tenant_id: UUID,

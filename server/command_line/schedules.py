@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from uuid import UUID
 
 import click
 
 from server.command_line import output
 from server.command_line.session import Session, options, perform
 from services import schedules
-from services.errors import NotFound
 from services.schedules import Schedule
 
 COLUMNS = ("name", "type", "when", "next tick", "paused by", "made by")
@@ -50,7 +48,7 @@ def pause(*, tenant: str | None, as_json: bool, name: str, until: datetime | Non
 
     async def work(session: Session) -> None:
         end = until.replace(tzinfo=UTC) if until else None
-        chosen = await _find(session, name)
+        chosen = await session.do(lambda db: schedules.find(db, session.tenant.id, name))
         changed = await session.do(
             lambda db: schedules.pause(db, session.tenant.id, chosen, actor=session.actor, resume_at=end)
         )
@@ -66,7 +64,7 @@ def resume(*, tenant: str | None, as_json: bool, name: str) -> None:
     """Let a schedule tick again, from now on. NAME: its name or its id."""
 
     async def work(session: Session) -> None:
-        chosen = await _find(session, name)
+        chosen = await session.do(lambda db: schedules.find(db, session.tenant.id, name))
         changed = await session.do(lambda db: schedules.resume(db, session.tenant.id, chosen))
         when = f"{changed.next_tick_at:%Y-%m-%d %H:%M:%SZ}" if changed.next_tick_at else "never"
         _tell(session, changed, f"ticks next {when}")
@@ -81,7 +79,7 @@ def run(*, tenant: str | None, as_json: bool, name: str) -> None:
     """Make a schedule's task now, paused or not; its ticks stay as they are. NAME: its name or its id."""
 
     async def work(session: Session) -> None:
-        chosen = await _find(session, name)
+        chosen = await session.do(lambda db: schedules.find(db, session.tenant.id, name))
         task = await session.do(
             lambda db: schedules.run_now(db, session.tenant.id, chosen, actor=session.actor)
         )
@@ -92,15 +90,6 @@ def run(*, tenant: str | None, as_json: bool, name: str) -> None:
             click.echo(f"{task.id} made")
 
     perform(tenant, as_json, work)
-
-
-async def _find(session: Session, text: str) -> UUID:
-    """Return the id of the schedule with this name, or this id. Raises: NotFound."""
-    found = await session.do(lambda db: schedules.list_schedules(db, session.tenant.id, limit=MOST))
-    chosen = [one.id for one in found if text in {one.name, str(one.id)}]
-    if not chosen:
-        raise NotFound(f"there is no schedule {text}")
-    return chosen[0]
 
 
 def _tell(session: Session, schedule: Schedule, text: str) -> None:

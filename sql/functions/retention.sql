@@ -199,6 +199,25 @@ BEGIN
   RETURN found;
 END $$;
 
+-- Drop what was decided about many tasks, and alerts, once they have been over for p_days; up to p_limit of each. Returns how many of the kind
+-- that had most: as many as p_limit, and there may be more.
+CREATE OR REPLACE FUNCTION app.forget_closed(p_days int, p_limit int) RETURNS int
+LANGUAGE plpgsql SECURITY DEFINER SET search_path = public, app, pg_temp AS $$
+DECLARE
+  cutoff timestamptz := app.now() - make_interval(days => p_days);
+  alerts_dropped int;
+  operations_dropped int;
+BEGIN
+  PERFORM app.require_no_tenant();
+  DELETE FROM alerts a
+  WHERE p_days > 0 AND a.id = ANY (ARRAY(SELECT x.id FROM alerts x WHERE x.closed_at < cutoff LIMIT p_limit FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS alerts_dropped = ROW_COUNT;
+  DELETE FROM bulk_operations b
+  WHERE p_days > 0 AND b.id = ANY (ARRAY(SELECT x.id FROM bulk_operations x WHERE x.finished_at < cutoff LIMIT p_limit FOR UPDATE SKIP LOCKED));
+  GET DIAGNOSTICS operations_dropped = ROW_COUNT;
+  RETURN greatest(alerts_dropped, operations_dropped);
+END $$;
+
 -- Of an unreleased state.
 DROP FUNCTION IF EXISTS app.drop_month(text, timestamptz, int);
 DROP FUNCTION IF EXISTS app.is_expired(text, timestamptz, timestamptz);
@@ -209,3 +228,4 @@ ALTER FUNCTION app.ensure_partitions(int) OWNER TO galley_owner;
 ALTER FUNCTION app.retire_month(text, timestamptz, int, int) OWNER TO galley_owner;
 ALTER FUNCTION app.look_through(text, timestamptz, timestamptz, int) OWNER TO galley_engine;
 ALTER FUNCTION app.forget_month(text, timestamptz) OWNER TO galley_engine;
+ALTER FUNCTION app.forget_closed(int, int) OWNER TO galley_engine;

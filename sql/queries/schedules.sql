@@ -36,6 +36,13 @@ WHERE s.tenant_id = $1 AND s.deleted_at IS NULL AND ($2::text IS NULL OR s.name 
 ORDER BY s.name
 LIMIT $3;
 
+-- name: find
+-- $1 tenant, $2 name, or an id as text; a name that looks like the id of another goes first
+SELECT s.id FROM schedules s
+WHERE s.tenant_id = $1 AND s.deleted_at IS NULL AND (s.name = $2 OR s.id::text = lower($2))
+ORDER BY s.name = $2 DESC
+LIMIT 1;
+
 -- name: list_ticks
 -- $1 tenant, $2 schedule, $3 and $4 time and manual of the last one shown or NULL, $5 how many; newest first
 SELECT t.tick_at, t.until_at, t.manual, t.outcome, t.task_id, t.reason, t.actor, t.decided_at, k.state AS task_state

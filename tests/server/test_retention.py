@@ -85,13 +85,8 @@ class World:
     async def keep(self) -> None:
         """Let the two loops go round once."""
         async with self.maintenance() as maintenance:
-            for loop in (maintenance.keep_house, maintenance.keep_history):
-                beaten = asyncio.Event()
-                turning = asyncio.create_task(loop(beaten.set))
-                async with asyncio.timeout(20):
-                    await beaten.wait()
-                turning.cancel()
-                await asyncio.gather(turning, return_exceptions=True)
+            await maintenance.tidy()
+            await maintenance.drop_expired()
 
     async def live(self) -> Known:
         """A task that waits, with a checkpoint and an event."""
@@ -463,3 +458,34 @@ async def test_readiness_is_red_while_the_coming_month_has_no_partition(world: W
     assert well["partitions"] is None
     assert ill["partitions"] == "history has room for 0 months ahead, 1 is the least"
     assert again["partitions"] is None
+
+
+CLOSED = """
+WITH rule AS (
+  INSERT INTO alert_rules (tenant_id, kind, threshold, updated_by) VALUES ($1, 'dead_letters', 5, 'test') RETURNING id
+), made AS (
+  INSERT INTO alerts (tenant_id, rule_id, kind, queue, threshold, opened_at, opened_value, value, worst, checked_at, closed_at)
+  SELECT $1, rule.id, 'dead_letters', n::text, 5, $2, 6, 6, 6, $2, CASE WHEN n > 1 THEN $2::timestamptz END FROM rule, generate_series(1, 600) n
+)
+INSERT INTO bulk_operations (tenant_id, confirmation_id, action, target, filter, newest_id, seen_at, state, total, total_is_exact, created_by, finished_at)
+SELECT $1, app.uuid7(), 'cancel', 'tasks', '{}', app.uuid7(), $2, CASE WHEN n > 1 THEN 'done' ELSE 'running' END, 1, true, 'test',
+       CASE WHEN n > 1 THEN $2::timestamptz END
+FROM generate_series(1, 600) n
+"""
+
+
+async def test_closed_alerts_and_bulk_operations_that_are_over_go_when_history_goes(world: World) -> None:
+    closed = world.now
+    await world.admin.execute(CLOSED, world.tenant, closed)
+
+    async def left() -> tuple[int, int]:
+        await world.keep()
+        alerts = await world.admin.fetchval("SELECT count(*) FROM alerts")
+        return alerts, await world.admin.fetchval("SELECT count(*) FROM bulk_operations")
+
+    await world.move_to(closed + timedelta(days=KEPT_DAYS, minutes=-1))
+    assert await left() == (600, 600)
+    await world.move_to(closed + timedelta(days=KEPT_DAYS, minutes=1))
+    assert await left() == (1, 1)
+    assert await world.admin.fetchval("SELECT closed_at FROM alerts") is None
+    assert await world.admin.fetchval("SELECT state FROM bulk_operations") == "running"

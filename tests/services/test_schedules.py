@@ -314,6 +314,24 @@ async def test_names_are_unique_among_those_that_are_there(world: World) -> None
     assert (await world.create("2027-03-01 11:59", name="nightly")).name == "nightly"
 
 
+async def test_a_schedule_is_found_by_its_name_before_the_id_of_another_and_only_while_it_is_there(
+    world: World,
+) -> None:
+    other = await world.create("2027-03-01 11:59", name="nightly")
+    confusing = await world.create("2027-03-01 11:59", name=str(other.id))
+    async with world.db() as db:
+        for text, found in (
+            ("nightly", other),
+            (str(confusing.id).upper(), confusing),
+            (str(other.id), confusing),
+        ):
+            assert await schedules.find(db, world.tenant, text) == found.id
+        await schedules.delete(db, world.tenant, other.id, actor=ADA)
+        for text in ("nightly", "Nightly", ""):
+            with pytest.raises(NotFound, match=f"there is no schedule {text}"):
+                await schedules.find(db, world.tenant, text)
+
+
 async def test_a_deleted_schedule_ticks_no_more_and_its_history_stays_readable(world: World) -> None:
     schedule = await world.create("2027-03-01 11:59")
     await world.tick("2027-03-01 12:00")
