@@ -76,6 +76,7 @@ class Link:
         self._server: asyncio.Server | None = None
         self._port = 0
         self._ends: set[asyncio.StreamWriter] = set()  # on the server's side
+        self._carrying: set[asyncio.Task[None]] = set()
         self._deaf: set[asyncio.StreamWriter] = set()  # for ever: what they should have carried is gone
         self._flowing = asyncio.Event()
         self._flowing.set()
@@ -104,6 +105,9 @@ class Link:
             self._server.close()
             self._server = None
         self.reset()
+        for carrying in self._carrying:
+            carrying.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
 
     def reset(self) -> None:
         """Break every connection with an RST."""
@@ -135,7 +139,11 @@ class Link:
             await self.open()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        carrying = asyncio.current_task()
+        assert carrying is not None
+        self._carrying.add(carrying)
         self._ends.add(writer)
+        far_writer = None
         try:
             if self._mode == "reset":
                 self.reset()
@@ -147,11 +155,13 @@ class Link:
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._pump(writer, reader, far_writer))
                     both.create_task(self._pump(writer, far_reader, writer))
-            far_writer.transport.abort()
         finally:
+            if far_writer is not None:
+                far_writer.transport.abort()
             self._ends.discard(writer)
             self._deaf.discard(writer)
             writer.transport.abort()
+            self._carrying.discard(carrying)
 
     async def _reach(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         query = parse_qs(self._parts.query)

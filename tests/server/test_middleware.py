@@ -235,7 +235,7 @@ class Link:
 
     def __init__(self, target: str) -> None:
         self._target = target
-        self._writers: set[asyncio.StreamWriter] = set()
+        self._carrying: set[asyncio.Task[None]] = set()
         self._server: asyncio.Server | None = None
         self.flowing = asyncio.Event()
         self.flowing.set()
@@ -246,18 +246,27 @@ class Link:
     async def cut(self) -> None:
         assert self._server is not None
         self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
+        for carrying in self._carrying:
+            carrying.cancel()
+        await asyncio.gather(*self._carrying, return_exceptions=True)
         await self._server.wait_closed()
 
     async def _carry(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        far_reader, far_writer = await asyncio.open_unix_connection(self._target)
-        self._writers |= {writer, far_writer}
-        with contextlib.suppress(ConnectionError, ExceptionGroup):
-            async with asyncio.TaskGroup() as both:
-                both.create_task(self._pump(reader, far_writer))
-                both.create_task(self._pump(far_reader, writer))
-        self._writers -= {writer, far_writer}
+        carrying = asyncio.current_task()
+        assert carrying is not None
+        self._carrying.add(carrying)
+        ends = [writer]
+        try:
+            far_reader, far_writer = await asyncio.open_unix_connection(self._target)
+            ends.append(far_writer)
+            with contextlib.suppress(ConnectionError, ExceptionGroup):
+                async with asyncio.TaskGroup() as both:
+                    both.create_task(self._pump(reader, far_writer))
+                    both.create_task(self._pump(far_reader, writer))
+        finally:
+            for end in ends:
+                end.transport.abort()
+            self._carrying.discard(carrying)
 
     async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while data := await reader.read(65536):
