@@ -10,7 +10,7 @@ from uuid import UUID
 
 from services import queues, statistics
 from services.queues import Count
-from services.statistics import Summary
+from services.statistics import Point, Summary
 from services.task_states import FINAL
 from sql import SQL, Connection
 
@@ -18,25 +18,11 @@ HOURS = 24
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Hour:
-    """How many tasks ended in the hour that began *at*; `failed` has the timed out ones too, cancelled ones count nowhere."""
-
-    at: datetime
-    succeeded: int
-    failed: int
-
-    @property
-    def total(self) -> int:
-        """Succeeded and failed together."""
-        return self.succeeded + self.failed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Numbers:
     """What is live now, and the last HOURS full hours with the one under way. `cost_usd` is None where no price is known."""
 
     live: dict[str, Count]
-    hours: tuple[Hour, ...]
+    hours: tuple[Point, ...]
     day: Summary
     failed_by_type: tuple[tuple[str, int], ...]
     calls: int
@@ -73,7 +59,7 @@ async def get(db: Connection, tenant_id: UUID) -> Numbers:
     hours = [latest - timedelta(hours=back) for back in reversed(range(HOURS + 1))]
     return Numbers(
         live=await queues.count_live(db, cap=queues.GLANCE),
-        hours=tuple(Hour(at=at, succeeded=succeeded[at], failed=failed[at]) for at in hours),
+        hours=tuple(Point(at=at, succeeded=succeeded[at], failed=failed[at]) for at in hours),
         day=statistics.summarize(rows),
         failed_by_type=tuple(types.most_common()),
         calls=spending["calls"],

@@ -21,7 +21,7 @@ import asyncpg
 from services import statistics, task_types
 from services.errors import Conflict, Fault, Invalid, NotFound, Unavailable
 from services.installation import guarded
-from services.statistics import Summary
+from services.statistics import Point, Summary
 from services.task_states import LIVE
 from sql import SQL, Connection, savepoint
 
@@ -80,27 +80,13 @@ class Count:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Minute:
-    """How many tasks ended in the minute that began *at*; `failed` has the timed out ones too, cancelled ones count nowhere."""
-
-    at: datetime
-    succeeded: int
-    failed: int
-
-    @property
-    def total(self) -> int:
-        """Succeeded and failed together."""
-        return self.succeeded + self.failed
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Report:
     """A queue with what is in it now and what became of it in the last MINUTES minutes, oldest first. `depth` has every live state."""
 
     queue: Queue
     depth: dict[str, Count]
     oldest_ready_at: datetime | None
-    minutes: tuple[Minute, ...]
+    minutes: tuple[Point, ...]
     recent: Summary
     own_limit: int | None  # another number than max_running_per_tenant, for the tenant that asks
 
@@ -273,7 +259,7 @@ def _depth(rows: list[asyncpg.Record]) -> dict[str, Count]:
     }
 
 
-def _minutes(rows: list[asyncpg.Record], now: datetime) -> tuple[Minute, ...]:
+def _minutes(rows: list[asyncpg.Record], now: datetime) -> tuple[Point, ...]:
     succeeded: Counter[datetime] = Counter()
     failed: Counter[datetime] = Counter()
     for row in rows:
@@ -282,7 +268,7 @@ def _minutes(rows: list[asyncpg.Record], now: datetime) -> tuple[Minute, ...]:
         elif row["outcome"] in statistics.FAILED:
             failed[row["minute"]] += row["tasks"]
     moments = [now - timedelta(minutes=back) for back in reversed(range(MINUTES))]
-    return tuple(Minute(at=at, succeeded=succeeded[at], failed=failed[at]) for at in moments)
+    return tuple(Point(at=at, succeeded=succeeded[at], failed=failed[at]) for at in moments)
 
 
 def _complete(queue: Queue, changes: Mapping[str, Any]) -> dict[str, Any]:

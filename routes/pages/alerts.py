@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from routes import keys
 from routes.pages import frame, live
 from services import alerts, task_types, tasks
 from services.alerts import NewRule, Rule, Setting
@@ -15,6 +14,7 @@ from services.errors import Fault, GalleyError, Invalid
 routes = web.RouteTableDef()
 
 _LIVE_SECONDS = 3.0
+_FRAGMENTS = {"alerts-open": "alerts/_open.html"}
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400}
 _EMPTY = {
     "kind": "dead_letters",
@@ -37,15 +37,7 @@ async def list_(request: web.Request) -> web.Response:
 @routes.get("/desk/alerts/live", name="desk.alerts_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """What is open, again and again."""
-    keys.principal(request)
-
-    async def read() -> tuple[live.Fragments, bool]:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read_open(desk)}
-        page = request.app[keys.TEMPLATES].render(request, "alerts/_open.html", **values)
-        return {"alerts-open": page}, False
-
-    return await live.stream(request, read, poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read_open, _FRAGMENTS, poll_seconds=_LIVE_SECONDS)
 
 
 @routes.post("/desk/alerts/{alert_id}/acknowledge", name="desk.alert_acknowledge")

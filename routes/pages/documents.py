@@ -90,16 +90,14 @@ async def show(request: web.Request) -> web.Response:
 @routes.get("/desk/documents/{document_id}/live", name="desk.document_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """Its state and passages, until it is indexed or has failed."""
-    templates = request.app[keys.TEMPLATES]
-
-    async def read() -> tuple[live.Fragments, bool]:
-        async with frame.open_desk(request) as desk:
-            values = await _read(desk)
-        fragments = {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
-        return fragments, values["document"].state != "pending"
-
-    await read()  # answers 404 before the stream begins
-    return await live.stream(request, read, poll_seconds=1.0)
+    return await live.watch(
+        request,
+        _read,
+        _FRAGMENTS,
+        poll_seconds=1.0,
+        may_be_missing=True,
+        over=lambda found: found["document"].state != "pending",
+    )
 
 
 async def _read(desk: frame.Desk) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from services.executors import Executor
 routes = web.RouteTableDef()
 
 _LIVE_SECONDS = 2.0
+_FRAGMENTS = {"executors-board": "executors/_board.html"}
 _SHOWN = 10  # tasks of each executor
 
 
@@ -28,15 +29,7 @@ async def list_(request: web.Request) -> web.Response:
 @routes.get("/desk/executors/live", name="desk.executors_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """The same, again and again."""
-    keys.principal(request)
-    templates = request.app[keys.TEMPLATES]
-
-    async def read() -> tuple[live.Fragments, bool]:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read(desk)}
-        return {"executors-board": templates.render(request, "executors/_board.html", **values)}, False
-
-    return await live.stream(request, read, poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read, _FRAGMENTS, poll_seconds=_LIVE_SECONDS)
 
 
 @routes.post("/desk/executors/{executor_id}/drain", name="desk.executor_drain")

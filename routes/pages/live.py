@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
 
 import orjson
 from aiohttp import web
 
 from routes import keys
+from routes.pages import frame
 
 POLL_SECONDS = 0.5
 HEARTBEAT_SECONDS = 15
@@ -60,6 +62,41 @@ async def stream(
     except (ConnectionError, TimeoutError):
         _drop(request)
     return response
+
+
+async def watch(
+    request: web.Request,
+    values: Callable[[frame.Desk], Awaitable[Mapping[str, Any]]],
+    fragments: Mapping[str, str],
+    *,
+    poll_seconds: float,
+    rest: float = 0,
+    may_be_missing: bool = False,
+    over: Callable[[Mapping[str, Any]], bool] = lambda found: False,
+) -> web.StreamResponse:
+    """Send the templates *fragments*, by the id of their element, with what *values* reads, again and again until *over*.
+
+    *rest*: as for `sparing`. *may_be_missing*: read once before the stream begins, so that what is not there answers 404.
+    """
+    keys.principal(request)
+    templates = request.app[keys.TEMPLATES]
+    last = False
+
+    async def read() -> Fragments:
+        nonlocal last
+        async with frame.open_desk(request) as desk:
+            found = {**desk.frame(), **await values(desk)}
+        last = over(found)
+        return {name: templates.render(request, path, **found) for name, path in fragments.items()}
+
+    async def read_and_tell() -> tuple[Fragments, bool]:
+        return await read(), last
+
+    if may_be_missing:
+        await read()
+    return await stream(
+        request, sparing(read, rest=rest) if rest else read_and_tell, poll_seconds=poll_seconds
+    )
 
 
 def sparing(read: Callable[[], Awaitable[Fragments]], *, rest: float) -> Read:

@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from routes import keys
 from routes.pages import frame, live, subjects
 from services import overview, reviews, tasks
 
@@ -33,15 +32,7 @@ async def show(request: web.Request) -> web.Response:
 @routes.get("/desk/live", name="desk.live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """The same numbers, again and again."""
-    templates = request.app[keys.TEMPLATES]
-    keys.principal(request)
-
-    async def read() -> tuple[live.Fragments, bool]:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read(desk)}
-        return {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}, False
-
-    return await live.stream(request, read, poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read, _FRAGMENTS, poll_seconds=_LIVE_SECONDS)
 
 
 async def _read(desk: frame.Desk) -> dict[str, Any]:

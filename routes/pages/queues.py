@@ -19,6 +19,7 @@ _LIVE_SECONDS = 2.0
 # Counting a backlog of a hundred thousand takes a while: a watcher's stream rests twenty times as long, so that it costs one core
 # a twentieth however many tasks there are.
 _REST = 20
+_BOARD_FRAGMENTS = {"queues-board": "queues/_board.html"}
 _FRAGMENTS = {"queue-now": "queues/_now.html", "queue-hour": "queues/_hour.html"}
 _WHOLE = ("max_running", "max_running_per_tenant", "burst")
 _EMPTY = {"name": "", "reason": "", "until": "", "tenant": "", "tenant_max": ""}
@@ -35,14 +36,7 @@ async def list_(request: web.Request) -> web.Response:
 @routes.get("/desk/queues-live", name="desk.queues_live", allow_head=False)
 async def watch_board(request: web.Request) -> web.StreamResponse:
     """The board, again and again."""
-    keys.principal(request)
-
-    async def read() -> live.Fragments:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read_board(desk)}
-        return {"queues-board": request.app[keys.TEMPLATES].render(request, "queues/_board.html", **values)}
-
-    return await live.stream(request, live.sparing(read, rest=_REST), poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read_board, _BOARD_FRAGMENTS, poll_seconds=_LIVE_SECONDS, rest=_REST)
 
 
 @routes.post("/desk/queues")
@@ -72,16 +66,9 @@ async def show(request: web.Request) -> web.Response:
 @routes.get("/desk/queues/{queue}/live", name="desk.queue_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """What moves on the queue's page."""
-    keys.principal(request)
-    templates = request.app[keys.TEMPLATES]
-
-    async def read() -> live.Fragments:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read(desk)}
-        return {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
-
-    await read()  # answers 404 before the stream begins
-    return await live.stream(request, live.sparing(read, rest=_REST), poll_seconds=_LIVE_SECONDS)
+    return await live.watch(
+        request, _read, _FRAGMENTS, poll_seconds=_LIVE_SECONDS, rest=_REST, may_be_missing=True
+    )
 
 
 @routes.post("/desk/queues/{queue}/limits", name="desk.queue_limits")

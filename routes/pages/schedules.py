@@ -19,6 +19,7 @@ from services.timings import Timing
 routes = web.RouteTableDef()
 
 _LIVE_SECONDS = 2.0
+_LIST_FRAGMENTS = {"schedules-list": "schedules/_list.html"}
 _FRAGMENTS = {"schedule-now": "schedules/_now.html", "schedule-ticks": "schedules/_ticks.html"}
 _UNITS = {"seconds": 1, "minutes": 60, "hours": 3600, "days": 86_400}
 _NUMBERS = ("timeout_seconds", "max_attempts", "concurrency_limit")
@@ -39,15 +40,7 @@ async def list_(request: web.Request) -> web.Response:
 @routes.get("/desk/schedules/live", name="desk.schedules_live", allow_head=False)
 async def watch_list(request: web.Request) -> web.StreamResponse:
     """The list, again and again."""
-    keys.principal(request)
-
-    async def read() -> tuple[live.Fragments, bool]:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read_list(desk)}
-        page = request.app[keys.TEMPLATES].render(request, "schedules/_list.html", **values)
-        return {"schedules-list": page}, False
-
-    return await live.stream(request, read, poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read_list, _LIST_FRAGMENTS, poll_seconds=_LIVE_SECONDS)
 
 
 @routes.get("/desk/schedules/new", name="desk.schedule_new")
@@ -83,16 +76,7 @@ async def show(request: web.Request) -> web.Response:
 @routes.get("/desk/schedules/{schedule_id}/live", name="desk.schedule_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """What moves on its page."""
-    keys.principal(request)
-    templates = request.app[keys.TEMPLATES]
-
-    async def read() -> tuple[live.Fragments, bool]:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read(desk)}
-        return {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}, False
-
-    await read()  # answers 404 before the stream begins
-    return await live.stream(request, read, poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read, _FRAGMENTS, poll_seconds=_LIVE_SECONDS, may_be_missing=True)
 
 
 @routes.get("/desk/schedules/{schedule_id}/edit", name="desk.schedule_edit")

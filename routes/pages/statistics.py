@@ -6,7 +6,6 @@ from typing import Any
 
 from aiohttp import web
 
-from routes import keys
 from routes.pages import frame, live
 from services import installation, statistics
 
@@ -29,15 +28,7 @@ async def show(request: web.Request) -> web.Response:
 @routes.get("/desk/statistics/live", name="desk.statistics_live", allow_head=False)
 async def watch(request: web.Request) -> web.StreamResponse:
     """The same numbers, again and again."""
-    keys.principal(request)
-    templates = request.app[keys.TEMPLATES]
-
-    async def read() -> live.Fragments:
-        async with frame.open_desk(request) as desk:
-            values = {**desk.frame(), **await _read(desk)}
-        return {name: templates.render(request, path, **values) for name, path in _FRAGMENTS.items()}
-
-    return await live.stream(request, live.sparing(read, rest=_REST), poll_seconds=_LIVE_SECONDS)
+    return await live.watch(request, _read, _FRAGMENTS, poll_seconds=_LIVE_SECONDS, rest=_REST)
 
 
 async def _read(desk: frame.Desk) -> dict[str, Any]:
