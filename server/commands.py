@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import sys
+from typing import TYPE_CHECKING
 from uuid import UUID
 
 import click
-from aiohttp import web
 
-from server import demo as demo_data
-from server import migrations, serving
-from server.app import ENGINE
+from server import migrations, opening
 from server.database import Database
 from server.settings import Settings
 from services import access, prompts
 from sql import Connection
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
 
 async def serve(settings: Settings, *, demo: bool) -> None:
     """Serve until a signal; with *demo* prepare the demo tenant first and print how to sign in."""
+    # Web server, engine and model client take most of a second to import: no other command needs them.
+    from server import demo as demo_data
+    from server import serving
+    from server.app import ENGINE
 
     async def announce(app: web.Application, database: Database, base_url: str) -> None:
         if not demo:
@@ -34,7 +39,7 @@ async def serve(settings: Settings, *, demo: bool) -> None:
 
 async def migrate(settings: Settings, *, check: bool, to: int | None) -> None:
     """Bring the schema up to date, only look, or roll back. Ends with 1 when *check* finds it behind."""
-    async with serving.dsns(settings) as where:
+    async with opening.dsns(settings) as where:
         if check:
             status = await migrations.check(where.migrate)
         elif to is not None:
@@ -50,7 +55,7 @@ async def migrate(settings: Settings, *, check: bool, to: int | None) -> None:
 
 async def create_key(settings: Settings, *, tenant: str, role: str, name: str) -> None:
     """Make an API key, in a new tenant where there is none of that name, and print its text."""
-    async with serving.ready_database(settings) as database:
+    async with opening.ready_database(settings) as database:
         tenant_id = await _ensure_tenant(database, tenant)
 
         async def make(db: Connection) -> str:
@@ -65,7 +70,7 @@ async def create_user(
     settings: Settings, *, tenant: str, email: str, role: str, name: str, password: str
 ) -> None:
     """Make a person who may sign in, in a new tenant where there is none of that name."""
-    async with serving.ready_database(settings) as database:
+    async with opening.ready_database(settings) as database:
         tenant_id = await _ensure_tenant(database, tenant)
 
         async def make(db: Connection) -> UUID:

@@ -15,8 +15,7 @@ import logging
 import random
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from datetime import timedelta
+from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
@@ -24,7 +23,8 @@ from server import logs
 from server.claimer import Claimer
 from server.database import Database
 from server.finisher import Finisher, Outcome
-from server.lease import Lease, Timing
+from server.lease import Lease
+from server.options import Options
 from server.outcomes import outcome_of
 from server.supervisor import Beat, Supervisor
 from server.worker_processes import WorkerProcesses
@@ -41,20 +41,6 @@ log = logging.getLogger(__name__)
 FINISHERS = 2  # one writes a batch while the commit of the other reaches the disk: a tenth to a quarter more tasks a second
 DEADLINE_SECONDS = 0.1  # how much longer than its time-out a run may take; time-outs are whole seconds
 STOP_REASONS_WITHOUT_OUTCOME = ("cancelled", "lease lost", "shutdown")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Options:
-    """How an executor behaves."""
-
-    slots: int = 200
-    poll_min: timedelta = timedelta(seconds=0.05)
-    poll_max: timedelta = timedelta(seconds=1)
-    grace: timedelta = timedelta(seconds=5)  # for code to end after it was cancelled
-    drain: timedelta = timedelta(seconds=5)  # for runs to end by themselves when the process stops
-    timing: Timing = field(default_factory=Timing)
-    release: str = "0"
-    worker_processes: int = 2  # at the same time, for code that computes, blocks or may crash
 
 
 @dataclass(slots=True)

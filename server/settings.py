@@ -11,8 +11,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
 
-from server.executor import Options
 from server.lease import Timing
+from server.options import Options
 from services.errors import GalleyError
 
 RELEASE = "0.1.0"

@@ -12,9 +12,10 @@ from uuid import UUID
 from pydantic import BaseModel, ConfigDict
 
 from server.database import Database
-from server.executor import Executor, Options
+from server.executor import Executor
 from server.lease import Timing
 from server.maintenance import Maintenance
+from server.options import Options
 from server.scheduler import Scheduler
 from server.supervisor import Supervisor
 from services import task_history, task_types, tasks

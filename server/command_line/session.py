@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import click
 
-from server import listener, logs, serving, settings
+from server import listener, logs, opening, settings
 from server.database import Database
 from services import access, installation
 from services.access import Tenant
@@ -99,7 +99,7 @@ def perform(
 
 @asynccontextmanager
 async def _open(tenant: str | None, *, as_json: bool) -> AsyncIterator[Session]:
-    async with serving.ready_database(read_settings(quiet=True)) as database:
+    async with opening.ready_database(read_settings(quiet=True)) as database:
         async with database.engine() as db:
             found = await (
                 access.find_tenant(db, tenant) if tenant else installation.find_operating_tenant(db)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from server import serving
+from server import opening
 from server.command_line import output
 from server.command_line.session import read_settings, run
 from services import installation
@@ -23,7 +23,7 @@ def list_(*, as_json: bool) -> None:
     """List all tenants; those that operate the installation may pause queues and drain executors."""
 
     async def work() -> None:
-        async with serving.ready_database(read_settings(quiet=True)) as database, database.engine() as db:
+        async with opening.ready_database(read_settings(quiet=True)) as database, database.engine() as db:
             found = await installation.list_tenants(db)
         if as_json:
             output.machine(found)
@@ -41,7 +41,7 @@ def operate(*, name: str, ends: bool) -> None:
     """Let the operators of tenant NAME act on queues and executors, which belong to the installation."""
 
     async def work() -> None:
-        async with serving.ready_database(read_settings(quiet=True)) as database, database.engine() as db:
+        async with opening.ready_database(read_settings(quiet=True)) as database, database.engine() as db:
             await installation.set_operates(db, name, operating=not ends)
         click.echo(f"{name} {'no longer operates' if ends else 'operates'} the installation")
 

@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 import main as command_line
-from server import lease, logs, serving, settings
+from server import lease, logs, opening, settings
 from server.app import Engine, Parts
 from server.metrics import Metrics
 from services.embeddings import Embedder
@@ -125,7 +125,7 @@ async def keep_engine() -> None:
     stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    async with serving.ready_database(chosen) as database:
+    async with opening.ready_database(chosen) as database:
         parts = Parts(settings=chosen, database=database, provider=None, embedder=Embedder(), base_url="")
         engine = Engine(parts, Metrics(release="0", depths=lambda: engine.depths()))  # noqa: PLW0108
         engine.start()

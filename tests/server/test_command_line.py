@@ -6,6 +6,7 @@ import asyncio
 import getpass
 import json
 import os
+import subprocess
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
@@ -339,6 +340,16 @@ async def test_dead_letters_are_listed_requeued_and_discarded(
     ).out == "2 discarded\n"
     assert (await galley("dead-letter", "list")).out.startswith("no dead letters")
     assert (await galley("schedule", "list")).out == "no schedules\n"
+
+
+def test_commands_start_without_what_only_a_server_needs() -> None:
+    """Web application, engine and model client take longer to import than a list to print."""
+    loaded = "import sys, main; print(*sorted({'openai', 'jinja2', 'server.serving', 'services.llm'} & sys.modules.keys()))"
+    done = subprocess.run(
+        [sys.executable, "-c", loaded], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+
+    assert done.stdout == "\n"
 
 
 async def test_schedules_are_paused_resumed_and_run_by_name(
