@@ -41,6 +41,9 @@ def test_no_function_is_longer_than_a_reader_keeps_in_mind() -> None:
 
 def test_no_source_file_is_a_dump() -> None:
     counted = {str(path): text.count("\n") for path, text in sources("server", "services", "routes", "sql")}
+    for folder in ("functions", "queries"):
+        for path in (ROOT / "sql" / folder).glob("*.sql"):
+            counted[str(path.relative_to(ROOT))] = path.read_text(encoding="utf-8").count("\n")
 
     assert {path: lines for path, lines in counted.items() if lines > LONGEST_FILE} == {}
 
