@@ -112,7 +112,10 @@ async def test_the_schema_says_that_the_release_before_may_run(cluster: Cluster,
 async def test_two_releases_share_the_tasks_of_one_database(
     database: Database, old: OldExecutor, tenant: UUID
 ) -> None:
+    at_work = asyncio.Event()
+
     async def run(task: TaskContext, payload: Any) -> Any:
+        at_work.set()
         await asyncio.sleep(0.01)
         return {"by": "new"}
 
@@ -120,6 +123,7 @@ async def test_two_releases_share_the_tasks_of_one_database(
         made = [await enqueue(database, tenant, "shared") for _ in range(60)]
         first = await old.claim()
         async with running_executor(database):
+            await at_work.wait()
             while await old.claim(3):
                 assert set(await old.finish()) == {"done"}
             done = [await ended(database, task) for task in made]
