@@ -333,10 +333,12 @@ async def test_a_link_that_has_gone_silent_is_noticed_in_time(
     linked: tuple[Link, str, ClientSession],
 ) -> None:
     link, _, api = linked
-    await asyncio.gather(*(api.get("/api/v1/tasks") for _ in range(8)))
+    answers = await asyncio.gather(*(api.get("/api/v1/tasks") for _ in range(8)))
+    by_session = ClientSession(answers[0].url.origin(), headers={"Cookie": "sid=anything"})
 
     link.flowing.clear()
-    await asyncio.gather(*(refused_in_time(api) for _ in range(8)))
+    async with by_session:
+        await asyncio.gather(*(refused_in_time(asking) for asking in [api, by_session] * 4))
     link.flowing.set()
 
     await served_again(api)
