@@ -37,7 +37,7 @@ REQUEST = struct.Struct(
     "!IQQHQ"
 )  # CPU seconds, bytes of memory, bytes of result, length of the module's name and of the call
 ANSWER = struct.Struct("!cQ")  # what follows and its length
-RESULT, RAISED, TOLD, TOO_LARGE, NO_MEMORY = b"R", b"E", b"T", b"L", b"M"
+RESULT, RAISED, TOO_LARGE, NO_MEMORY = b"R", b"E", b"L", b"M"
 
 PR_SET_PDEATHSIG = 1
 NICENESS = 5  # the server answers, renews its lease and stops runs while worker processes fill the cores
@@ -54,10 +54,14 @@ PLAIN = {
 
 
 class Reader(pickle.Unpickler):
-    """Reads an answer. Code that has broken out of a parser could send any pickle: only classes that hold data are made."""
+    """Reads an answer. Code that has broken out of a parser could send any pickle: nothing is imported for it, only classes that hold data are made."""
 
     def find_class(self, module: str, name: str) -> Any:
-        """Return the class. Raises: pickle.UnpicklingError for one that does not merely hold data."""
+        """Return the class. Raises: pickle.UnpicklingError for one that does not merely hold data, or is not here yet."""
+        if module not in sys.modules or name.partition(".")[0] not in vars(sys.modules[module]):
+            raise pickle.UnpicklingError(
+                f"{module}.{name} does not come back from a worker process: nothing here has imported {module}"
+            )
         found = super().find_class(module, name)
         holds_data = isinstance(found, type) and (
             issubclass(found, BaseException | enum.Enum | tuple)
@@ -235,14 +239,15 @@ def answer(job: socket.socket, size: int, most: int) -> None:
 
 
 def _raised(exc: BaseException) -> tuple[bytes, bytes]:
-    """Return the exception itself where it can be read again, else its class and its words."""
+    """Return the exception's class and words, with itself where it can be read again."""
     where = "".join(traceback.format_exception(exc))[-MAX_TOLD:]
+    copied = b""
     with contextlib.suppress(Exception):  # a class that cannot be copied is told in words
         exc.add_note(f"In the worker process:\n{where}")
         data = pickle.dumps(exc, protocol=5)
         if len(data) <= 4 * MAX_TOLD and type(read_answer(data)) is type(exc):
-            return RAISED, data
-    return TOLD, pickle.dumps((type(exc).__name__, str(exc)[:MAX_TOLD], where), protocol=5)
+            copied = data
+    return RAISED, pickle.dumps((type(exc).__name__, str(exc)[:MAX_TOLD], where, copied), protocol=5)
 
 
 if __name__ == "__main__":

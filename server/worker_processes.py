@@ -229,14 +229,24 @@ async def _read(kind: bytes, data: bytes | bytearray) -> Any:
         value = await asyncio.to_thread(worker_main.read_answer, data)
     except Exception as exc:  # a pickle can fail in any way
         raise Permanent(f"the result of the worker process cannot be read: {exc}") from exc
-    if kind == worker_main.RAISED:
-        raise value
-    if kind == worker_main.TOLD:
-        name, message, where = value
-        error = Retryable(message or name, slug=name)
-        error.add_note(f"In the worker process:\n{where}")
-        raise error
-    return value
+    if kind != worker_main.RAISED:
+        return value
+    match value:
+        case (str(name), str(message), str(where), bytes(copied)):
+            raise _raised(name, message, where, copied)
+        case _:
+            raise Permanent("the result of the worker process cannot be read: it is no error")
+
+
+def _raised(name: str, message: str, where: str, copied: bytes) -> Exception:
+    """Return the exception itself, or one with its words where its class cannot be made here."""
+    with contextlib.suppress(Exception):  # a pickle can fail in any way
+        raised = worker_main.read_answer(copied)
+        if isinstance(raised, Exception):
+            return raised
+    error = Retryable(message or name, slug=name)
+    error.add_note(f"In the worker process:\n{where}")
+    return error
 
 
 async def _receive(sock: socket.socket, size: int) -> bytearray:

@@ -142,6 +142,19 @@ def be_stubborn() -> None:
     raise Stubborn("this", "that")
 
 
+def stumble_over_a_stranger() -> None:
+    import zipapp  # what the server has not imported
+
+    raise zipapp.ZipAppError("no such thing")
+
+
+def give_a_stranger() -> Any:
+    """Return what holds only data, but whose class the server would have to import."""
+    import sched
+
+    return sched.Event(1.0, 0, 0, print, (), {})
+
+
 def give_code() -> Any:
     """Return something whose reading would run code in the server."""
 

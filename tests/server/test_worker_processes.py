@@ -92,7 +92,7 @@ async def test_a_second_call_starts_in_milliseconds(processes: WorkerProcesses) 
                 (blocking.flood, (kind,), {}),
                 (ProcessLimit, "sent 1099511627776 bytes; at most 1 MB are taken"),
             )
-            for kind in (worker_main.RESULT, worker_main.RAISED, worker_main.TOLD, worker_main.TOO_LARGE)
+            for kind in (worker_main.RESULT, worker_main.RAISED, worker_main.TOO_LARGE)
         ),
         ((blocking.vanish, (3,), {}), (ProcessCrashed, "ended itself with exit status 3")),
         ((blocking.vanish, (0,), {}), (ProcessCrashed, "ended itself with exit status 0")),
@@ -137,6 +137,17 @@ async def test_an_error_keeps_its_class_its_words_and_where_it_came_from(process
 
     assert told.value.slug == "Stubborn"
     assert "in be_stubborn" in told.value.__notes__[0]
+
+
+async def test_nothing_is_imported_because_a_worker_process_names_it(processes: WorkerProcesses) -> None:
+    with pytest.raises(Permanent, match="nothing here has imported sched"):
+        await call(processes, blocking.give_a_stranger)
+    with pytest.raises(Retryable, match="no such thing") as told:
+        await call(processes, blocking.stumble_over_a_stranger)
+
+    assert told.value.slug == "ZipAppError"
+    assert "in stumble_over_a_stranger" in told.value.__notes__[0]
+    assert not {"sched", "zipapp"} & sys.modules.keys()
 
 
 async def test_only_a_function_of_a_module_can_run_there(processes: WorkerProcesses) -> None:
