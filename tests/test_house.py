@@ -74,7 +74,7 @@ def test_every_migration_can_be_undone() -> None:
 
 
 def test_every_deliberate_bug_fits_the_code_and_names_tests_that_exist() -> None:
-    """Without this a bug that lost its test by a rename would be found by the one CI run in six that judges it."""
+    """Without this a bug that lost its test by a rename would be found by the one CI run in eight that judges it."""
     known = {
         f"{path}::{node.name}"
         for path, text in sources("tests")
