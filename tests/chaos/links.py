@@ -155,6 +155,8 @@ class Link:
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._pump(writer, reader, far_writer))
                     both.create_task(self._pump(writer, far_reader, writer))
+        except asyncio.CancelledError:
+            pass  # the link is cut; asyncio's streams would report it as an error
         finally:
             if far_writer is not None:
                 far_writer.transport.abort()

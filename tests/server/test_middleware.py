@@ -263,6 +263,8 @@ class Link:
                 async with asyncio.TaskGroup() as both:
                     both.create_task(self._pump(reader, far_writer))
                     both.create_task(self._pump(far_reader, writer))
+        except asyncio.CancelledError:
+            pass  # the link is cut; asyncio's streams would report it as an error
         finally:
             for end in ends:
                 end.transport.abort()
