@@ -1,7 +1,7 @@
 -- works-with: 3
 -- Why: percentiles need to know how many runs took how long, lists by type or queue an index in which a rare one is found at once, and
 -- pages over a day or a week rows per hour.
--- Holds back tasks that end while the indexes over the history are built: some three seconds for each million rows.
+-- Holds back tasks that end while the indexes over the history are built: some two seconds for each million rows.
 
 SET ROLE galley_owner;
 
