@@ -38,7 +38,7 @@ from services.tasks import Cancelled
 
 log = logging.getLogger(__name__)
 
-FINISHERS = 2  # one writes a batch while the commit of the other reaches the disk: a tenth to a quarter more tasks a second
+FINISHERS = 2  # one writes a batch while the commit of the other reaches the disk: see DECISIONS for what that gives, and where nothing
 DEADLINE_SECONDS = 0.1  # how much longer than its time-out a run may take; time-outs are whole seconds
 STOP_REASONS_WITHOUT_OUTCOME = ("cancelled", "lease lost", "shutdown")
 
@@ -184,8 +184,7 @@ class Executor:
     # Run -----------------------------------------------------------------------------------------------------------
 
     def _room(self) -> int:
-        # A third of the slots at a time: one third is claimed and runs while two are being written (a quarter more tasks a second with
-        # 200 slots than when all are claimed at once).
+        # A third of the slots at a time: one third is claimed and runs while two are being written.
         return min(self._options.slots - len(self._running), max(self._options.slots // 3, 1))
 
     def _report(self) -> tuple[int, int, float]:
