@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import hashlib
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -71,6 +72,23 @@ def test_every_migration_can_be_undone() -> None:
     downs = {path.name.removesuffix(".down.sql") for path in folder.glob("*.down.sql")}
 
     assert ups == downs
+
+
+def test_a_migration_that_is_out_stays_as_it_is() -> None:
+    """A database remembers what it was made with, comments included, and refuses to start when that was edited.
+
+    A new migration is added to the list: cd sql/migrations && sha256sum *.up.sql > ../../tests/sql/migrations.sha256
+    """
+    known = {
+        name: checksum
+        for checksum, name in map(str.split, (ROOT / "tests/sql/migrations.sha256").read_text().splitlines())
+    }
+    there = {
+        path.name: hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in (ROOT / "sql" / "migrations").glob("*.up.sql")
+    }
+
+    assert there == known
 
 
 def test_every_deliberate_bug_fits_the_code_and_names_tests_that_exist() -> None:
