@@ -116,9 +116,15 @@ BEGIN
   RETURN ARRAY(SELECT c.id FROM unnest(p_candidates) WITH ORDINALITY AS c (id, place) WHERE c.id <> ALL (parked) ORDER BY c.place);
 END $$;
 
+-- How many tasks a queue with a rate may start at a moment; NULL: it has no rate.
+CREATE OR REPLACE FUNCTION app.count_tokens(p_queue queues, p_moment timestamptz) RETURNS double precision
+LANGUAGE sql IMMUTABLE SET search_path = public, app, pg_temp AS $$
+  SELECT least(p_queue.burst, p_queue.tokens + date_part('epoch', p_moment - p_queue.tokens_at) * p_queue.rate_per_second)
+$$;
+
 -- Claim up to p_want tasks of one queue for an executor.
 -- outcome: claimed (with a task), empty, contended (try again: another executor holds the queue, or so many had to be parked that it was
--- enough for one transaction, which must end well before its caller gives it up), paused, unregistered, limited (seconds_left
+-- enough for one transaction, which must end well before its caller gives it up, or it is too late now for all that it picked), paused, unregistered, limited (seconds_left
 -- then says when the rate has room again; NULL: when a run ends).
 CREATE OR REPLACE FUNCTION app.claim(p_executor uuid, p_queue text, p_want int, p_floor_priority smallint DEFAULT NULL,
                                      p_floor_run_at timestamptz DEFAULT NULL, p_floor_id uuid DEFAULT NULL)
@@ -138,6 +144,7 @@ DECLARE
   most_parked CONSTANT int := 2000;
   picked uuid[];
   candidates uuid[];
+  taken int;
 BEGIN
   IF app.current_tenant() IS NOT NULL THEN
     PERFORM app.require_no_tenant();
@@ -164,8 +171,7 @@ BEGIN
         chosen_queue.tokens_at := moment;
       END IF;
     END IF;
-    tokens_now := least(chosen_queue.burst, chosen_queue.tokens
-                        + extract(epoch FROM moment - chosen_queue.tokens_at)::double precision * chosen_queue.rate_per_second);
+    tokens_now := app.count_tokens(chosen_queue, moment);
     room := least(room, floor(tokens_now)::int);
     IF room <= 0 THEN
       outcome := 'limited';
@@ -205,21 +211,28 @@ BEGIN
     picking := greatest(room, least(2 * picking, 500));  -- where one hot key stands, there are more of it
   END LOOP;
   candidates := candidates[:room];
-  IF by_tenant OR tokens_now IS NOT NULL THEN
-    UPDATE queues q
-    SET tokens = coalesce(tokens_now - cardinality(candidates), q.tokens), tokens_at = moment,
-        last_tenant = CASE WHEN by_tenant THEN (SELECT t.tenant_id FROM tasks t WHERE t.id = candidates[cardinality(candidates)]) END
-    WHERE q.name = p_queue;
-  END IF;
+  -- Read again: what was picked may have been created, or become due, after the first look at the clock. A run starts after both, and
+  -- neither after the last moment for it nor faster than the rate by the moments that are kept.
+  moment := app.now();
   RETURN QUERY
     UPDATE tasks t
     SET state = 'running', attempt = t.attempt + 1, fence = t.fence + 1, executor_id = p_executor, started_at = moment,
         deadline_at = least(moment + make_interval(secs => t.timeout_seconds), t.total_deadline_at), progress = NULL
-    WHERE t.id = ANY (candidates)
+    WHERE t.id = ANY (candidates) AND (t.start_before IS NULL OR t.start_before > moment OR t.fence > 0)
     RETURNING 'claimed', t.id, t.tenant_id, t.type, t.type_version, t.fence, t.attempt, t.max_attempts, t.priority, t.run_at,
       date_part('epoch', t.deadline_at - moment), t.created_by, t.request_id, t.payload,
       t.snoozes, t.deadline_at IS NOT DISTINCT FROM t.total_deadline_at,
       greatest(date_part('epoch', moment - t.run_at), 0);
+  GET DIAGNOSTICS taken = ROW_COUNT;
+  IF taken = 0 THEN
+    outcome := 'contended';
+    RETURN NEXT;
+  ELSIF by_tenant OR tokens_now IS NOT NULL THEN
+    UPDATE queues q
+    SET tokens = coalesce(app.count_tokens(chosen_queue, moment) - taken, q.tokens), tokens_at = moment,
+        last_tenant = CASE WHEN by_tenant THEN (SELECT t.tenant_id FROM tasks t WHERE t.id = candidates[cardinality(candidates)]) END
+    WHERE q.name = p_queue;
+  END IF;
 END $$;
 
 -- Which queues have something to claim: one cheap question per poll, however many queues there are. Floors as in app.pick, by queue.

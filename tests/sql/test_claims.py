@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import UUID, uuid4
@@ -85,6 +86,22 @@ async def claimers(cluster: Cluster, database_name: str) -> AsyncIterator[list[A
     yield connections
     for connection in connections:
         await connection.close()
+
+
+@asynccontextmanager
+async def locked_out(
+    admin: Admin, db: Admin, executor_id: UUID
+) -> AsyncIterator[asyncio.Task[list[asyncpg.Record]]]:
+    """Begin a claim that has looked at the clock and waits for the table of tasks until the block ends."""
+    transaction = admin.transaction()
+    await transaction.start()
+    await admin.execute("LOCK TABLE tasks IN ACCESS EXCLUSIVE MODE")
+    claiming = asyncio.create_task(db.fetch(SQL["executors.claim"], executor_id, "default", 10, *NO_FLOOR))
+    waiting = "SELECT count(*) FROM pg_locks WHERE NOT granted AND pid = $1"
+    while not await admin.fetchval(waiting, db.get_server_pid()):
+        await asyncio.sleep(0.01)
+    yield claiming
+    await transaction.commit()
 
 
 async def storm(claimers: list[Admin], executors: list[UUID], rounds: int) -> list[asyncpg.Record]:
@@ -300,6 +317,35 @@ async def test_a_claim_above_a_floor_leaves_out_what_lies_below_and_one_without_
     assert [row["priority"] for row in await claim(clock, executor_id, 10, *floor)] == [2] * 6
     assert await clock.fetchval(SQL["executors.ready_queues"], *ready) == []
     assert [row["priority"] for row in await claim(clock, executor_id, 10)] == [1]
+
+
+async def test_what_becomes_due_while_a_claim_looks_starts_no_earlier_than_it_was_due(
+    admin: Admin, claimers: list[Admin], tenant: UUID
+) -> None:
+    executor_id = await register(admin)
+    async with locked_out(admin, claimers[0], executor_id) as claiming:
+        await fill(admin, tenant, 1, run_at=await admin.fetchval("SELECT clock_timestamp()"))
+        await admin.execute("SELECT pg_sleep(0.002)")  # fill adds a millisecond
+    [row] = await claiming
+    task = await admin.fetchrow("SELECT run_at, started_at FROM tasks WHERE id = $1", row["id"])
+    assert task["started_at"] > task["run_at"]
+
+
+@pytest.mark.parametrize("late", [1, 2])
+async def test_what_may_start_no_longer_when_a_claim_has_it_is_left(
+    admin: Admin, claimers: list[Admin], tenant: UUID, late: int
+) -> None:
+    executor_id = await register(admin)
+    await fill(admin, tenant, 2, run_at=NOON - timedelta(days=9999))
+    async with locked_out(admin, claimers[0], executor_id) as claiming:
+        await admin.execute(
+            "UPDATE tasks SET start_before = clock_timestamp() WHERE id IN (SELECT id FROM tasks LIMIT $1)",
+            late,
+        )
+    rows = await claiming
+    assert [row["outcome"] for row in rows] == ["claimed" if late == 1 else "contended"]
+    counted = "SELECT count(*) FROM tasks WHERE state = 'queued' AND attempt = 0 AND start_before IS NOT NULL"
+    assert await admin.fetchval(counted) == late
 
 
 async def test_a_pause_with_a_date_ends_by_itself(clock: Admin, tenant: UUID) -> None:
