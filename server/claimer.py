@@ -7,7 +7,7 @@ import contextlib
 import logging
 import random
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from datetime import datetime, timedelta
 from operator import itemgetter
 from uuid import UUID
@@ -26,6 +26,7 @@ BATCH = 500
 CONTENDED_SECONDS = (0.002, 0.010)
 FLOOR_SECONDS = 0.25  # what comes in below a floor waits for it no longer than this
 SHORTEST_PAUSE_SECONDS = 0.005
+MOST_HINTED = 3  # queues that are claimed from without asking which are ready
 _in_order = itemgetter("priority", "run_at", "id")
 _fields_of_run = itemgetter(*Run._fields)
 
@@ -58,6 +59,7 @@ class Claimer:
         self._room_of_slots, self._start, self._dice = room, start, dice
         self._on_claimed = on_claimed
         self._wake = asyncio.Event()
+        self._expected: set[str] = set()  # queues that are said to have got work
         self._round = asyncio.Lock()  # held while claims are under way
         self._floors: dict[str, Floor] = {}
         self._floors_until = 0.0
@@ -70,18 +72,23 @@ class Claimer:
     def expect(self, queue: str) -> None:
         """Look again now: *queue* got work, which may come before what was claimed last."""
         self._floors.pop(queue, None)
+        self._expected.add(queue)
         self._wake.set()
 
     async def keep(self, beat: Beat) -> None:
         """Claim until cancelled, pausing longer and longer while there is nothing."""
         pause = self._shortest
+        idle = False  # nothing was ready anywhere when this loop last asked
         while True:
             await self._lease.held.wait()
             self._wake.clear()
+            expected, self._expected = self._expected, set()
+            hinted = expected if idle and len(expected) <= MOST_HINTED and "" not in expected else set()
             async with self._round:
-                claimed = 0 if self.stopped else await self._claim_round()
+                claimed = 0 if self.stopped else await self._claim_round(hinted)
             beat()
-            if claimed:
+            idle = not (claimed or hinted)
+            if not idle:
                 pause = self._shortest
                 continue
             await self._pause(min(pause, self._next_token))
@@ -98,8 +105,8 @@ class Claimer:
             async with asyncio.timeout(max(seconds * self._dice.uniform(0.8, 1.2), SHORTEST_PAUSE_SECONDS)):
                 await self._wake.wait()
 
-    async def _claim_round(self) -> int:
-        """Fill free slots from every queue that has work. Returns how many tasks were claimed."""
+    async def _claim_round(self, hinted: Collection[str]) -> int:
+        """Fill free slots from *hinted* queues, or from every queue that has work. Returns how many tasks were claimed."""
         self._next_token = self._longest
         claimed = 0
         if self._room() <= 0:
@@ -108,14 +115,7 @@ class Claimer:
             self._floors.clear()
             self._floors_until = time.monotonic() + FLOOR_SECONDS
         async with self._database.statement() as db:
-            floors = self._floors.items()
-            queues = await db.fetchval(
-                SQL["executors.ready_queues"],
-                [queue for queue, _ in floors],
-                [floor[0] for _, floor in floors],
-                [floor[1] for _, floor in floors],
-                [floor[2] for _, floor in floors],
-            )
+            queues = list(hinted) or await self._ready_queues(db)
             self._dice.shuffle(queues)
             for queue in queues:
                 while (room := self._room()) > 0:
@@ -124,6 +124,17 @@ class Claimer:
                     if got < room:
                         break
         return claimed
+
+    async def _ready_queues(self, db: asyncpg.Connection[asyncpg.Record]) -> list[str]:
+        floors = self._floors.items()
+        found: list[str] = await db.fetchval(
+            SQL["executors.ready_queues"],
+            [queue for queue, _ in floors],
+            [floor[0] for _, floor in floors],
+            [floor[1] for _, floor in floors],
+            [floor[2] for _, floor in floors],
+        )
+        return found
 
     def _room(self) -> int:
         return 0 if self.stopped else min(self._room_of_slots(), BATCH)
