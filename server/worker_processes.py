@@ -216,20 +216,22 @@ async def _exchange(call: _Call, body: bytes, limits: _Limits) -> Any:
     except (EOFError, ConnectionError):
         call.starter.kill(call.number)  # it may live on, having closed its end
         raise _death(await asyncio.shield(call.exited), limits) from None
-    if kind == worker_main.TOO_LARGE:
+    return await _read(kind, data, limits)
+
+
+async def _read(kind: bytes, data: bytes | bytearray, limits: _Limits) -> Any:
+    """Return the result, or raise what was raised. Whoever has taken over the process may have sent anything."""
+    if kind == worker_main.TOO_LARGE and data.isdigit():
         raise ProcessLimit(
-            f"the worker process returned {int(data)} bytes; at most {limits.result_mb} MB are taken"
+            f"the worker process returned {data.decode()} bytes; at most {limits.result_mb} MB are taken"
         )
-    return await _read(kind, data)
-
-
-async def _read(kind: bytes, data: bytes | bytearray) -> Any:
-    """Return the result, or raise what was raised."""
+    if kind not in (worker_main.RESULT, worker_main.RAISED):
+        raise Permanent(f"the result of the worker process cannot be read: it is no {kind!r}")
     try:
         value = await asyncio.to_thread(worker_main.read_answer, data)
     except Exception as exc:  # a pickle can fail in any way
         raise Permanent(f"the result of the worker process cannot be read: {exc}") from exc
-    if kind != worker_main.RAISED:
+    if kind == worker_main.RESULT:
         return value
     match value:
         case (str(name), str(message), str(where), bytes(copied)):

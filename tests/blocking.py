@@ -126,6 +126,14 @@ def flood(kind: bytes) -> None:
     vanish(0)
 
 
+def lie(kind: bytes, body: bytes) -> None:
+    """Send an answer that server/worker_main.py would not send."""
+    for number in range(3, 256):
+        with contextlib.suppress(OSError), socket.socket(fileno=os.dup(number)) as answering:
+            answering.sendall(ANSWER.pack(kind, len(body)) + body)
+    vanish(0)
+
+
 def inflate(megabytes: int) -> bytes:
     return bytes(megabytes << 20)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pickle
 import signal
 import subprocess
 import sys
@@ -94,6 +95,12 @@ async def test_a_second_call_starts_in_milliseconds(processes: WorkerProcesses) 
             )
             for kind in (worker_main.RESULT, worker_main.RAISED, worker_main.TOO_LARGE)
         ),
+        *(
+            ((blocking.lie, (worker_main.RAISED, pickle.dumps(told)), {}), (Permanent, "it is no error"))
+            for told in (1, ("ValueError", "no luck"), ("ValueError", "no luck", "here", None))
+        ),
+        ((blocking.lie, (worker_main.TOO_LARGE, b"so much"), {}), (Permanent, "it is no b'L'")),
+        ((blocking.lie, (b"?", pickle.dumps(1)), {}), (Permanent, r"it is no b'\?'")),
         ((blocking.vanish, (3,), {}), (ProcessCrashed, "ended itself with exit status 3")),
         ((blocking.vanish, (0,), {}), (ProcessCrashed, "ended itself with exit status 0")),
         ((blocking.crash, (), {}), (ProcessCrashed, "SIGSEGV")),
