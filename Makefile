@@ -43,6 +43,10 @@ OLDEST = tests/sql tests/services/test_tasks.py tests/services/test_task_lists.p
 test-oldest: $(DEV_STAMP) ## run the engine's tests on PostgreSQL 16, the oldest that is supported
 	$(BIN)/python -m tests.older_postgres -n auto $(OLDEST)
 
+.PHONY: schema
+schema: $(DEV_STAMP) ## write sql/schema.sql from the migrations, for people who read it
+	$(BIN)/python -m tests.schema
+
 .PHONY: format
 format: $(DEV_STAMP) ## format code and templates
 	$(BIN)/ruff format .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 
@@ -9,8 +10,10 @@ import asyncpg
 import pytest
 
 from server import migrations
+from server.cluster import MAJOR
 from server.database import Database
 from sql import FOLDER, SQL
+from tests import schema
 from tests.conftest import Cluster
 
 ROOT = Path(__file__).parents[2]
@@ -35,6 +38,15 @@ async def prepared(cluster: Cluster, prepared_name: str) -> asyncpg.Connection:
     connection = await asyncpg.connect(cluster.web(prepared_name))
     yield connection
     await connection.close()
+
+
+async def test_the_schema_in_one_piece_is_that_of_the_migrations(
+    admin: Admin, cluster: Cluster, database_name: str
+) -> None:
+    if admin.get_server_version().major != MAJOR:
+        pytest.skip("written by another PostgreSQL")
+    found = await asyncio.to_thread(schema.dump, cluster.admin(database_name))
+    assert found == schema.FILE.read_text(), "run `make schema`"
 
 
 def test_every_statement_is_used() -> None:
