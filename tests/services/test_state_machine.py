@@ -1,6 +1,6 @@
 """Random histories on a real database never leave the table of transitions, and reach all of it (E7: P3-P8, P16, P21).
 
-Two parts of 200 examples of 40 steps (MACHINE_EXAMPLES for another number); `python -m tests.chaos machine` plays 20,000. CHAOS_SEED takes other dice,
+Two parts of 200 examples of 40 steps (MACHINE_EXAMPLES for another number); `python -m tests.chaos machine` plays 20,000 (MACHINE_SECONDS at most). CHAOS_SEED takes other dice,
 MACHINE_SHRINK=1 looks for the fewest steps that lead to a violation.
 """
 
