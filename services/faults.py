@@ -5,6 +5,8 @@ Only the caller reads it, and only what they sent comes back to them: single val
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
@@ -12,6 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from services.errors import Fault
+
+JSONSchema = dict[str, Any]
 
 MOST = 50
 LONGEST_VALUE = 60
@@ -26,10 +30,17 @@ _WORDS = {
 _COUNTED = {"too_long": "most", "too_short": "least"}
 
 
-def of(exc: ValidationError, where: str = "") -> tuple[Fault, ...]:
-    """Return a fault for each thing found wrong, the first MOST of them; *where* is what their pointers begin with."""
+def of(
+    exc: ValidationError, where: str = "", *, schema: Callable[[], JSONSchema] | None = None
+) -> tuple[Fault, ...]:
+    """Return a fault for each thing found wrong, the first MOST of them; *where* is what their pointers begin with.
+
+    *schema* gives the JSON schema of what was expected: a name that is nearly one of its names is told which.
+    """
     found = exc.errors(include_url=False)[:MOST]
-    return tuple(Fault(where + pointer(entry["loc"]), _message(entry)) for entry in found)
+    unknown = any(entry["type"] == "extra_forbidden" for entry in found)
+    expected = schema() if schema is not None and unknown else {}
+    return tuple(Fault(where + pointer(entry["loc"]), _message(entry, expected)) for entry in found)
 
 
 def pointer(location: tuple[int | str, ...]) -> str:
@@ -52,8 +63,12 @@ def shown(value: object) -> str:
     return "".join(letter if letter.isprintable() else "�" for letter in text)
 
 
-def _message(entry: ErrorDetails) -> str:
+def _message(entry: ErrorDetails, expected: JSONSchema) -> str:
     kind, given = entry["type"], entry.get("input")
+    if kind == "extra_forbidden":
+        *place, name = entry["loc"]
+        close = difflib.get_close_matches(str(name)[:LONGEST_VALUE], _names(expected, place), n=1)
+        return f"{_WORDS[kind]}; did you mean {close[0]}?" if close else _WORDS[kind]
     if kind in _WORDS:
         return _WORDS[kind]
     context: dict[str, Any] = entry.get("ctx", {})
@@ -67,6 +82,22 @@ def _message(entry: ErrorDetails) -> str:
     if kind == "string_pattern_mismatch":
         return f"has a form that is not accepted: {shown(given)} does not match {context['pattern']}"
     return f"{_text(entry)}, not {shown(given)}"
+
+
+def _names(expected: JSONSchema, place: Iterable[int | str]) -> Iterable[str]:
+    """Return the names that the object at *place* may have; none where the schema leaves it open."""
+
+    def found(node: JSONSchema) -> JSONSchema:
+        if "$ref" in node:
+            return found(expected["$defs"][node["$ref"].rpartition("/")[2]])
+        return next((found(one) for one in node.get("anyOf", ()) if "$ref" in one), node)
+
+    node = found(expected)
+    for part in place:
+        inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
+        node = found(inner or {})
+    names: Iterable[str] = node.get("properties", ())
+    return names
 
 
 def _text(entry: ErrorDetails) -> str:

@@ -102,7 +102,7 @@ def _validate(
     try:
         valid = model.model_validate(payload).model_dump(mode="json")
     except ValidationError as exc:
-        return {}, list(faults_in(exc, where))
+        return {}, list(faults_in(exc, where, schema=model.model_json_schema))
     if (size := len(orjson.dumps(valid))) > MAX_PAYLOAD_BYTES:
         return {}, [Fault(where, f"is {size} bytes; at most {MAX_PAYLOAD_BYTES} are taken")]
     return valid, []

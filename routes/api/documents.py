@@ -285,7 +285,7 @@ def _validate(given: dict[str, Any]) -> NewDocument:
     try:
         return _FORM_READER.validate_python(values)
     except ValidationError as exc:
-        raise reading.invalid(exc) from None
+        raise reading.invalid(exc, _FORM_READER) from None
 
 
 _FORM_READER = TypeAdapter(NewDocument)

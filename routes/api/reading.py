@@ -122,7 +122,7 @@ def validate_body(adapter: TypeAdapter[Any], raw: bytes) -> Any:
     try:
         return adapter.validate_json(raw)
     except ValidationError as exc:
-        raise invalid(exc) from None
+        raise invalid(exc, adapter) from None
 
 
 def read_query(request: web.Request, adapter: TypeAdapter[Any], lists: frozenset[str]) -> Any:
@@ -141,7 +141,7 @@ def read_query(request: web.Request, adapter: TypeAdapter[Any], lists: frozenset
     try:
         return adapter.validate_python(values)
     except ValidationError as exc:
-        raise invalid(exc) from None
+        raise invalid(exc, adapter) from None
 
 
 def read_path(text: str, kind: type) -> UUID | int | str:
@@ -159,9 +159,9 @@ def read_path(text: str, kind: type) -> UUID | int | str:
     return text
 
 
-def invalid(exc: ValidationError) -> Invalid:
-    """Return *exc* as our own error: a JSON pointer and a sentence per fault."""
-    found = faults.of(exc)
+def invalid(exc: ValidationError, adapter: TypeAdapter[Any]) -> Invalid:
+    """Return *exc*, raised by *adapter*, as our own error: a JSON pointer and a sentence per fault."""
+    found = faults.of(exc, schema=adapter.json_schema)
     if len(found) == 1:
         return Invalid(_told(found[0]), faults=found)
     return Invalid(f"the request breaks {exc.error_count()} rules", faults=found)

@@ -63,6 +63,12 @@ def test_depth_is_counted_exactly(more: int, lists: list[bool]) -> None:
             reading.parse_json(text.encode())
 
 
+class _Inner(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    colour: int
+
+
 class _Wanted(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -70,6 +76,9 @@ class _Wanted(BaseModel):
     priority: int = Field(ge=0, le=9)
     tags: list[str] = Field(max_length=2)
     kind: Literal["a", "b"] = "a"
+    inner: _Inner | None = None
+    inners: list[_Inner] = Field(default_factory=list)
+    open: dict[str, int] = Field(default_factory=dict)
 
 
 @pytest.mark.parametrize(
@@ -87,6 +96,15 @@ class _Wanted(BaseModel):
         ({"tags": ["a", 7]}, "/tags/1", "should be a valid string, not 7"),
         ({"kind": "c" * 80}, "/kind", "should be 'a' or 'b', not \"" + "c" * 58 + "…"),
         ({"a/b~c": 1}, "/a~1b~0c", "is not known here"),
+        ({"priorty": 1}, "/priorty", "is not known here; did you mean priority?"),
+        ({"inner": {"shape": "x", "colour": 1}}, "/inner/shape", "is not known here"),
+        ({"inner": {"color": 1, "colour": 1}}, "/inner/color", "is not known here; did you mean colour?"),
+        (
+            {"inners": [{"colour": 1}, {"colors": 1, "colour": 1}]},
+            "/inners/1/colors",
+            "is not known here; did you mean colour?",
+        ),
+        ({"open": {"a": 1}, "x" * 70: 1}, "/" + "x" * 70, "is not known here"),
     ],
 )
 def test_a_fault_says_where_it_is_and_what_was_given(

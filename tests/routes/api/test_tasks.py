@@ -143,6 +143,28 @@ async def test_a_bad_task_is_refused_and_nothing_is_stored(
     assert served.woken == []
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "pointer", "meant"),
+    [
+        ("/api/v1/tasks", {"type": "noop", "timeout": 5}, "/timeout", "timeout_seconds"),
+        ("/api/v1/tasks", {"type": "noop", "payload": {"secnds": 5}}, "/payload/secnds", "seconds"),
+        (
+            "/api/v1/tasks/bulk",
+            {"tasks": [{"type": "noop"}, {"type": "noop", "prio": 1}]},
+            "/tasks/1/prio",
+            "priority",
+        ),
+    ],
+)
+async def test_a_name_that_is_nearly_right_is_told_which_was_meant(
+    api: ClientSession, path: str, body: Any, pointer: str, meant: str
+) -> None:
+    answer = await call(api, "POST", path, json=body, expect=422)
+
+    [fault] = answer["errors"]
+    assert fault == {"pointer": pointer, "message": f"is not known here; did you mean {meant}?"}
+
+
 async def test_a_thousand_tasks_are_created_in_one_call_or_none(api: ClientSession, served: Served) -> None:
     answer = await call(
         api, "POST", "/api/v1/tasks/bulk", json={"tasks": [{"type": "noop"}] * 1000}, expect=201
