@@ -60,6 +60,7 @@ class Claimer:
         self._on_claimed = on_claimed
         self._wake = asyncio.Event()
         self._expected: set[str] = set()  # queues that are said to have got work
+        self._nothing_ready = False  # so said the database when it was last asked, and it was asked just now
         self._round = asyncio.Lock()  # held while claims are under way
         self._floors: dict[str, Floor] = {}
         self._floors_until = 0.0
@@ -78,17 +79,16 @@ class Claimer:
     async def keep(self, beat: Beat) -> None:
         """Claim until cancelled, pausing longer and longer while there is nothing."""
         pause = self._shortest
-        idle = False  # nothing was ready anywhere when this loop last asked
         while True:
             await self._lease.held.wait()
             self._wake.clear()
             expected, self._expected = self._expected, set()
-            hinted = expected if idle and len(expected) <= MOST_HINTED and "" not in expected else set()
+            known = self._nothing_ready and len(expected) <= MOST_HINTED and "" not in expected
+            hinted = expected if known else set()
             async with self._round:
                 claimed = 0 if self.stopped else await self._claim_round(hinted)
             beat()
-            idle = not (claimed or hinted)
-            if not idle:
+            if claimed or hinted:
                 pause = self._shortest
                 continue
             await self._pause(min(pause, self._next_token))
@@ -108,6 +108,7 @@ class Claimer:
     async def _claim_round(self, hinted: Collection[str]) -> int:
         """Fill free slots from *hinted* queues, or from every queue that has work. Returns how many tasks were claimed."""
         self._next_token = self._longest
+        self._nothing_ready = False
         claimed = 0
         if self._room() <= 0:
             return 0  # the end of a run wakes this loop
@@ -116,6 +117,7 @@ class Claimer:
             self._floors_until = time.monotonic() + FLOOR_SECONDS
         async with self._database.statement() as db:
             queues = list(hinted) or await self._ready_queues(db)
+            self._nothing_ready = not queues
             self._dice.shuffle(queues)
             for queue in queues:
                 while (room := self._room()) > 0:

@@ -24,7 +24,7 @@ async def hint_until_ended(executor: Executor, database: Database, task: Task, q
         while True:
             for queue in queues:
                 executor.wake(queue)
-            await asyncio.sleep(0.001)
+            await asyncio.sleep(0)  # no run ends without a hint beside it
 
     hinting = asyncio.create_task(keep_hinting())
     try:
@@ -58,3 +58,16 @@ async def test_hints_that_lead_nowhere_take_no_other_queues_turn(
         task = await enqueue(database, tenant, "noop", queue="other")
         task = await hint_until_ended(executor, database, task, ["default", "paused"])
     assert task.state == "succeeded"
+
+
+async def test_hints_of_a_busy_queue_take_no_other_queues_turn_when_slots_are_few(
+    database: Database, tenant: UUID, admin: asyncpg.Connection[asyncpg.Record]
+) -> None:
+    await admin.execute("INSERT INTO queues (name) VALUES ('busy')")
+    async with running_executor(database, replace(PATIENT, slots=1)) as executor:
+        for _ in range(200):
+            await enqueue(database, tenant, "noop", {"seconds": 0.01}, queue="busy")
+        task = await enqueue(database, tenant, "noop")
+        task = await hint_until_ended(executor, database, task, ["busy"])
+        left = await admin.fetchval("SELECT count(*) FROM tasks WHERE queue = 'busy'")
+    assert (task.state, left > 0) == ("succeeded", True)
