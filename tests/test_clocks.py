@@ -31,7 +31,8 @@ SQL_CLOCK = re.compile(
 DEFINED_WITH_IT = {
     "0001_roles_tenants_tasks.up.sql": 2,
     "ids.sql": 1,
-}  # app.now() itself, and the ids' own time
+    "schema.sql": 1,
+}  # app.now() itself, the ids' own time, and when a migration was applied
 
 
 def wall_clocks(text: str) -> list[str]:
