@@ -5,12 +5,13 @@ Only the caller reads it, and only what they sent comes back to them: single val
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 from collections.abc import Callable, Iterable
 from typing import Any
 
 import orjson
-from pydantic import ValidationError
+from pydantic import PydanticUserError, ValidationError
 from pydantic_core import ErrorDetails
 
 from services.errors import Fault
@@ -39,7 +40,10 @@ def of(
     """
     found = exc.errors(include_url=False)[:MOST]
     unknown = any(entry["type"] == "extra_forbidden" for entry in found)
-    expected = schema() if schema is not None and unknown else {}
+    expected: JSONSchema = {}
+    if schema is not None and unknown:
+        with contextlib.suppress(PydanticUserError):  # a payload may have types that no schema describes
+            expected = schema()
     return tuple(Fault(where + pointer(entry["loc"]), _message(entry, expected)) for entry in found)
 
 
@@ -95,7 +99,7 @@ def _names(expected: JSONSchema, place: Iterable[int | str]) -> Iterable[str]:
     node = found(expected)
     for part in place:
         inner = node.get("items") if isinstance(part, int) else node.get("properties", {}).get(part)
-        node = found(inner or {})
+        node = found(inner if isinstance(inner, dict) else {})
     names: Iterable[str] = node.get("properties", ())
     return names
 

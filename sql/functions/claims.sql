@@ -124,8 +124,8 @@ $$;
 
 -- Claim up to p_want tasks of one queue for an executor.
 -- outcome: claimed (with a task), empty, contended (try again: another executor holds the queue, or so many had to be parked that it was
--- enough for one transaction, which must end well before its caller gives it up, or it is too late now for all that it picked), paused, unregistered, limited (seconds_left
--- then says when the rate has room again; NULL: when a run ends).
+-- enough for one transaction, which must end well before its caller gives it up, or it is too late by now for all that was picked), paused,
+-- unregistered, limited (seconds_left then says when the rate has room again; NULL: when a run ends).
 CREATE OR REPLACE FUNCTION app.claim(p_executor uuid, p_queue text, p_want int, p_floor_priority smallint DEFAULT NULL,
                                      p_floor_run_at timestamptz DEFAULT NULL, p_floor_id uuid DEFAULT NULL)
 RETURNS TABLE (outcome text, id uuid, tenant_id uuid, type text, type_version smallint, fence int, attempt smallint, max_attempts smallint,

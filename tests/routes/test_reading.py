@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from collections.abc import Callable
 from typing import Any, Literal
 from uuid import UUID
 
@@ -117,6 +118,16 @@ def test_a_fault_says_where_it_is_and_what_was_given(
 
     assert [(fault.pointer, fault.message) for fault in raised.value.faults] == [(pointer, message)]
     assert str(raised.value) == f"{pointer} {message}"
+
+
+def test_a_name_is_refused_also_where_no_schema_describes_what_was_expected() -> None:
+    class Odd(BaseModel):
+        model_config = ConfigDict(extra="forbid")
+
+        call: Callable[[], int] | None = None
+
+    with pytest.raises(Invalid, match=r"^/cal is not known here$"):
+        reading.validate_body(TypeAdapter(Odd), b'{"cal": 1}')
 
 
 def test_several_faults_are_counted_and_a_name_given_twice_is_named() -> None:
