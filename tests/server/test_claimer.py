@@ -53,7 +53,9 @@ async def test_hints_that_lead_nowhere_take_no_other_queues_turn(
     await admin.execute("INSERT INTO queues (name) VALUES ('other'), ('paused')")
     await admin.execute("UPDATE queues SET paused_at = now(), paused_by = 'user:ada' WHERE name = 'paused'")
     async with running_executor(database, PATIENT) as executor:
-        await asyncio.sleep(0.2)  # it has looked, and would look again in a minute
+        looked = await enqueue(database, tenant, "noop")
+        await hint_until_ended(executor, database, looked, ["default"])
+        # Unasked it would look again in a minute.
         await enqueue(database, tenant, "noop", queue="paused")
         task = await enqueue(database, tenant, "noop", queue="other")
         task = await hint_until_ended(executor, database, task, ["default", "paused"])
